@@ -1,0 +1,1 @@
+"""What supports the course's notebooks: data, figures, panels, artifacts, export."""
