@@ -98,5 +98,6 @@ def heatmap(
 
 def show() -> None:
     """Show the current figure and close it, so that no cell ends in a figure's address."""
-    plt.show()
+    if mpl.get_backend().lower() != "agg":  # which has no screen, and would warn
+        plt.show()
     plt.close("all")

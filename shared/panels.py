@@ -87,7 +87,7 @@ def _control(name: str, control: Any) -> widgets.Widget:
             made = widgets.interactive.widget_from_abbrev(control)
     except (TypeError, ValueError) as error:
         raise ValueError(f"panel control {name}={control!r}: {error}") from None
-    if not isinstance(made, widgets.ValueWidget):
+    if not isinstance(made, widgets.ValueWidget) or getattr(made, "options", True) == ():
         raise ValueError(
             f"panel control {name}={control!r}: expected a widget, (low, high, step), "
             "a list of choices, a bool or a text"

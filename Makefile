@@ -1,0 +1,56 @@
+# One command each; `make` alone lists them. Everything lives in .venv and artifacts/.
+
+PYTHON ?= python3
+RUN := .venv/bin/python
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
+	--nbval-sanitize-with=tests/nbval_sanitize.cfg
+
+.PHONY: help lab test course notebooks export bench
+.DEFAULT_GOAL := help
+
+help: ## what each command does
+	@echo "Build a GPT from nothing. Usage: make COMMAND"
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
+		while IFS="$$(printf '\t')" read -r name what; do printf '  %-10s %s\n' "$$name" "$$what"; done
+
+# The stamps are as new as the last complete installation: nothing is done twice.
+.venv/course: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
+		echo "This course needs Python 3.11 or 3.12, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1)."; \
+		echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up .venv with $$($(PYTHON) -V): once, some minutes, mostly PyTorch's download."
+	@test -x $(RUN) || $(PYTHON) -m venv .venv
+	@$(RUN) -m pip install --disable-pip-version-check --quiet --progress-bar on -r requirements.txt
+	@touch $@
+
+.venv/tests: .venv/course tests/requirements.txt
+	@echo "Adding to .venv what only the tests need."
+	@$(RUN) -m pip install --disable-pip-version-check --quiet --progress-bar on \
+		-r requirements.txt -r tests/requirements.txt
+	@touch $@
+
+lab: .venv/course ## set up .venv if needed and open JupyterLab on the course
+	@echo "Opening JupyterLab on chapter 1. Stop it with Ctrl-C."
+	@.venv/bin/jupyter lab --ServerApp.root_dir="$(CURDIR)" ch01_intro/ch01_intro.ipynb \
+		$$(test "$$(id -u)" != 0 || echo --allow-root)
+
+test: .venv/tests ## every unit test, then every notebook, with the network cut
+	@echo "1 of 3: unit tests"
+	@tests/offline.sh $(RUN) -m pytest -q tests
+	@echo "2 of 3: every notebook, from top to bottom, its outputs compared"
+	@tests/offline.sh $(RUN) -m pytest -q $(NBVAL) \
+		$$($(RUN) -c 'from shared.notebooks import all_notebooks; print(*all_notebooks())')
+	@echo "3 of 3: is shared/previous_chapters.py what the notebooks export?"
+	@$(RUN) -m shared.export --check
+
+course: .venv/course ## run all chapters in order without changing them; show what the model writes
+	@$(RUN) -m shared.notebooks course
+
+notebooks: .venv/course ## run the notebooks that changed and save their outputs (FORCE=1: all)
+	@$(RUN) -m shared.notebooks run all
+
+export: .venv/course ## write shared/previous_chapters.py from the notebooks' exported cells
+	@$(RUN) -m shared.export
+
+bench: .venv/tests ## measure what the course promises and write tests/benchmarks/results.md
+	@$(RUN) -m tests.benchmarks

@@ -1,0 +1,1 @@
+"""Unit tests of the course; the notebooks are tests too (`make test` runs both)."""
