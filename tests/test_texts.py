@@ -78,8 +78,8 @@ def test_more_than_there_is_and_unknown_split():
     ("raw", "prose"),
     [
         (
-            "Rolls the :class:`~a.b.Tensor` along a ``dim``, as shown [1]_, so *all* come last.",
-            "Rolls the Tensor along a dim, as shown, so all come last.",
+            "Rolls the :class:`~a.b.Tensor` along a ``dim``, as in the book [1]_, for *all* rows.",
+            "Rolls the Tensor along a dim, as in the book, for all rows.",
         ),
         (
             "Read [the guide](http://x.org/y) before you use any of `these`, as it is quite short.",
