@@ -265,7 +265,8 @@ def _digest(*texts: str) -> str:
 def _inputs(path: Path) -> str:
     """Digest of the notebook's code and of what it can import."""
     cells = nbformat.read(path, as_version=4).cells
-    texts = [c.source + str(c.metadata.get("tags")) for c in cells if c.cell_type == "code"]
+    code = [c for c in cells if c.cell_type == "code"]
+    texts = [f"{c.source.rstrip()}{c.metadata.get('tags') or []}" for c in code]
     support = [*ROOT.glob("shared/**/*.py"), ROOT / "requirements.txt"]
     skip = {"notebooks.py", "export.py", "previous_chapters.py"}
     texts += [p.read_text("utf-8") for p in sorted(support) if p.name not in skip]
@@ -311,6 +312,11 @@ def _say(line: str) -> None:
     print(f"\r\x1b[K{line}" if sys.stdout.isatty() else line, flush=True)
 
 
+def _plain(error: NotebookError) -> str:
+    """Its text, without colours where nobody sees them."""
+    return str(error) if sys.stdout.isatty() else re.sub(r"\x1b\[[\d;]*m", "", str(error))
+
+
 def _label(path: Path) -> str:
     path = path.resolve()
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
@@ -329,7 +335,7 @@ def run(paths: list[Path], force: bool = False) -> int:
         try:
             notebook = execute(path, _progress(label))
         except NotebookError as error:
-            _say(f"{label}: NOT saved\n{error}\n")
+            _say(f"{label}: NOT saved\n{_plain(error)}\n")
             failed += 1
             continue
         if path.read_bytes() != before:
@@ -363,7 +369,7 @@ def course(paths: list[Path] | None = None) -> int:
             sample = sample_of(execute(path, _progress(label))) or sample
             result = ""
         except NotebookError as error:
-            failed, result = failed + 1, f"  FAILED\n{error}\n"
+            failed, result = failed + 1, f"  FAILED\n{_plain(error)}\n"
         _say(f"{label} {time.perf_counter() - start:6.1f} s{result}")
     minutes = (time.perf_counter() - began) / 60
     print(f"{len(paths) - failed} of {len(paths)} chapters ran, {minutes:.1f} min in all")
