@@ -78,8 +78,8 @@ def test_more_than_there_is_and_unknown_split():
     ("raw", "prose"),
     [
         (
-            "Rolls the :class:`~a.b.Tensor` along a ``dim``, as in the book [1]_, for *all* rows.",
-            "Rolls the Tensor along a dim, as in the book, for all rows.",
+            "Rolls the :class:`~a.b.Tensor` along a ``dim`` [1]_ of it, and *all* of its rows to it.",
+            "Rolls the Tensor along a dim of it, and all of its rows to it.",
         ),
         (
             "Read [the guide](http://x.org/y) before you use any of `these`, as it is quite short.",
