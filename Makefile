@@ -15,8 +15,9 @@ help: ## what each command does
 
 # The stamps are as new as the last complete installation: nothing is done twice.
 .venv/course: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
-		echo "This course needs Python 3.11 or 3.12, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1)."; \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || { \
+		found=$$($(PYTHON) -V 2>/dev/null || echo missing); \
+		echo "This course needs Python 3.11 or 3.12; '$(PYTHON)' is $$found."; \
 		echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up .venv with $$($(PYTHON) -V): once, some minutes, mostly PyTorch's download."
 	@test -x $(RUN) || $(PYTHON) -m venv .venv
@@ -31,7 +32,7 @@ help: ## what each command does
 
 lab: .venv/course ## set up .venv if needed and open JupyterLab on the course
 	@echo "Opening JupyterLab on chapter 1. Stop it with Ctrl-C."
-	@.venv/bin/jupyter lab --ServerApp.root_dir="$(CURDIR)" ch01_intro/ch01_intro.ipynb \
+	@.venv/bin/jupyter lab --ServerApp.root_dir="$(CURDIR)" $(wildcard ch01_intro/ch01_intro.ipynb) \
 		$$(test "$$(id -u)" != 0 || echo --allow-root)
 
 test: .venv/tests ## every unit test, then every notebook, with the network cut

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import json
 import re
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def test_it_has_no_errors_and_no_warnings(path):
 @every
 def test_it_is_tidy(path):
     notebook = read(path)
-    ids = [cell.get("id") for cell in notebook.cells]
+    ids = [cell.get("id") for cell in json.loads(path.read_text("utf-8"))["cells"]]
     assert len(set(ids)) == len(ids) and all(ids), f"{path.name}: ids missing or doubled"
     tidied = tidy(copy.deepcopy(notebook))
     hint = f"run: python -m shared.notebooks tidy {path.relative_to(ROOT)}"

@@ -240,12 +240,13 @@ def test_complaints_beside_bars_stay_complaints():
 
 def test_counts_ids_and_metadata_are_settled():
     code, prose = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
-    cells = [prose("# T", id="same"), code("1", id="same", execution_count=9), code("2")]
+    cells = [prose("# T", id="same"), code("1", execution_count=9), code("2")]
     cells[1].metadata = {"tags": ["a"], "collapsed": True, "execution": {"started": "now"}}
     cells[2].metadata = {"nbgrader": {"grade": True}, "scrolled": False, "tags": []}
     cells[2].execution_count = 12
     cells[2].outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "2"})]
     notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.cells[1].id = "same"
     notebook.metadata = {"widgets": {"state": 1}, "language_info": {"version": "3.12.1"}}
     tidy(notebook)
     assert [c.get("execution_count") for c in notebook.cells] == [None, 1, 2]
