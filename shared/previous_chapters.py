@@ -4,18 +4,76 @@ Written by `make export` from the cells that begin with `#| export`; a change ma
 Each definition names the notebook and the section that teach it: change it there.
 """
 
+import heapq
+import inspect
+import json
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, groupby
+from operator import add
+from pathlib import Path
+from typing import Literal, Self
+from unicodedata import category
 
+import tiktoken
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+import shared.stories
+from shared.artifacts import artifact_path, written_whole
 
 __all__ = [
+    # ch02_tokenization
+    "TokenPair",
+    "GPT2_PATTERN",
+    "NEW_LETTERS",
+    "NEW_NUMBERS",
+    "UNICODE_SPACES",
+    "character_class",
+    "word_pattern",
+    "split_words",
+    "Merges",
+    "Vocab",
+    "Special",
+    "TokenizerParts",
+    "TextOrPieces",
+    "AllowedSpecial",
+    "index_pairs",
+    "merge_everywhere",
+    "FLIPPED_BYTES",
+    "flipped",
+    "train_merges",
+    "merge_word",
+    "WordIds",
+    "END_OF_TEXT",
+    "choose_special",
+    "cut_words",
+    "stream_words",
+    "count_words",
+    "train_bpe",
+    "check_special",
+    "bytes_of",
+    "check_table",
+    "TOKENIZER_FORMAT",
+    "write_tokenizer",
+    "read_tokenizer",
+    "gpt2_letters",
+    "read_gpt2_files",
+    "tiktoken_encoding",
+    "TokenTable",
+    "BPETokenizer",
+    "story_tokenizer",
+    "TokenWindows",
+    "make_loader",
     # ch03_attention
+    "head_width",
     "causal_weights",
     "MultiHeadAttention",
     # ch04_gpt_model
@@ -46,18 +104,706 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# Chapter 3: Attention
+# Chapter 2 · Tokenization: how text becomes numbers
+# ch02_tokenization/ch02_tokenization.ipynb
+# --------------------------------------------------------------------------------------------------
+
+
+# ch02_tokenization.ipynb, "2.2 Byte-pair encoding, by hand"
+TokenPair = tuple[bytes, bytes]
+
+# ch02_tokenization.ipynb, "2.3 Words first: where no token may cross"
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+# ch02_tokenization.ipynb, "A letter, a number, a space: in which alphabet?"
+# Added to Unicode in versions 15 to 16; Python 3.11 knows version 14, tiktoken knows 16.
+NEW_LETTERS = """
+    1c89-1c8a a7cb-a7cd a7da-a7dc 105c0-105f3 10d4a-10d65 10d6f-10d85 10ec2-10ec4 1123f-11240
+    11380-11389 1138b-1138b 1138e-1138e 11390-113b5 113b7-113b7 113d1-113d1 113d3-113d3 11bc0-11be0
+    11f02-11f02 11f04-11f10 11f12-11f33 1342f-1342f 13441-13446 13460-143fa 16100-1611d 16d40-16d6c
+    18cff-18cff 1b132-1b132 1b155-1b155 1df25-1df2a 1e030-1e06d 1e4d0-1e4eb 1e5d0-1e5ed 1e5f0-1e5f0
+    2b739-2b739 2ebf0-2ee5d 31350-323af
+"""
+NEW_NUMBERS = """
+    10d40-10d49 116d0-116e3 11bf0-11bf9 11f50-11f59 16130-16139 16d70-16d79 1ccf0-1ccf9
+    1d2c0-1d2d3 1e4f0-1e4f9 1e5f1-1e5fa
+"""
+
+# ch02_tokenization.ipynb, "A letter, a number, a space: in which alphabet?"
+UNICODE_SPACES = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+
+
+def character_class(initial: str, newer: str) -> str:
+    r"""All characters whose Unicode category begins with `initial`, and the `newer` ones.
+
+    The result stands between the brackets of a regular expression: `[…]`.
+
+    Example:
+        >>> character_class("Zl", "")[:21]  # the line separator's category is Zl
+        '\\U00002028-\\U00002028'
+    """
+    # ch02_tokenization.ipynb, "A letter, a number, a space: in which alphabet?"
+    kinds = groupby(range(0x40000), lambda code: category(chr(code)).startswith(initial))
+    runs = [list(run) for matches, run in kinds if matches]  # nothing of ours lies above 0x40000
+    spans = [(run[0], run[-1]) for run in runs]
+    spans += [tuple(int(end, 16) for end in span.split("-")) for span in newer.split()]
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in spans)
+
+
+@cache
+def word_pattern() -> re.Pattern[str]:
+    """GPT-2's pattern for Python's `re`, on all of Unicode 16; made at the first call.
+
+    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", 2.2.
+    """
+    # ch02_tokenization.ipynb, "A letter, a number, a space: in which alphabet?"
+    letter, number = character_class("L", NEW_LETTERS), character_class("N", NEW_NUMBERS)
+    return re.compile(
+        r"'(?:[sdmt]|ll|ve|re)"
+        r"| ?(?:[A-Za-z]++|[0-9]++|[!-/:-@\[-`{-~]++)(?![^\n -~])"  # a shortcut for ASCII
+        rf"| ?[{letter}]+| ?[{number}]+| ?[^{UNICODE_SPACES}{letter}{number}]+"
+        rf"|[{UNICODE_SPACES}]+(?![^{UNICODE_SPACES}])|[{UNICODE_SPACES}]+"
+    )
+
+
+def split_words(text: str) -> list[str]:
+    """The pieces of `text` that no token crosses; joined, they are `text`.
+
+    Example:
+        >>> split_words("It's 42 hens!")
+        ['It', "'s", ' 42', ' hens', '!']
+    """
+    # ch02_tokenization.ipynb, "A letter, a number, a space: in which alphabet?"
+    return word_pattern().findall(text)
+
+
+# ch02_tokenization.ipynb, "2.4 The trainer, as plainly as possible"
+Merges = list[TokenPair]  # in the order in which they were learnt
+Vocab = dict[int, bytes]  # the bytes of each id
+Special = dict[str, int]  # the ids of special tokens, section 2.7
+TokenizerParts = tuple[Vocab, Merges, Special]  # all that a tokenizer knows
+TextOrPieces = str | Iterable[str]  # a text, or one that comes in pieces
+AllowedSpecial = Literal["all"] | Collection[str]
+
+
+def index_pairs(words: list[str], counts: list[int]) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """How often each pair of neighbours occurs, and the numbers of the words that hold it.
+
+    Example:
+        >>> index_pairs(["hen", "ten"], [5, 2])[0]["en"]
+        7
+    """
+    # ch02_tokenization.ipynb, "2.5 The same merges, hundreds of times faster"
+    pair_counts: dict[str, int] = defaultdict(int)
+    where: dict[str, list[int]] = defaultdict(list)
+    for number, word in enumerate(words):
+        for pair in map(add, word, word[1:]):
+            pair_counts[pair] += counts[number]
+            where[pair].append(number)
+    return pair_counts, where
+
+
+def merge_everywhere(
+    pair: str,
+    merged: str,
+    words: list[str],
+    counts: list[int],
+    pair_counts: dict[str, int],
+    where: dict[str, list[int]],
+) -> dict[str, int]:
+    """Replace `pair` by `merged` in all words; mend everything; return the pairs born."""
+    # ch02_tokenization.ipynb, "2.5 The same merges, hundreds of times faster"
+    left, right = pair
+    born: dict[str, int] = defaultdict(int)
+    for number in where.pop(pair):
+        if pair not in words[number]:  # noted down long ago, and gone since
+            continue
+        word = words[number] = words[number].replace(pair, merged)
+        count, at = counts[number], word.find(merged)
+        while at >= 0:
+            before, after = word[at - 1 : at], word[at + 1 : at + 2]  # empty at the word's ends
+            if before and before != merged:
+                pair_counts[before + left] -= count
+                born[before + merged] += count
+                where[before + merged].append(number)
+            if after:
+                pair_counts[right + (left if after == merged else after)] -= count
+                born[merged + after] += count
+                where[merged + after].append(number)
+            at = word.find(merged, at + 1)
+    return born
+
+
+# ch02_tokenization.ipynb, "2.5 The same merges, hundreds of times faster"
+FLIPPED_BYTES = bytes(255 - byte for byte in range(256))
+
+
+def flipped(token: bytes) -> str:
+    """A text that sorts the other way round: the greater the bytes, the smaller the text.
+
+    Example:
+        >>> flipped(b"b") < flipped(b"a"), flipped(b"ab") < flipped(b"a")
+        (True, True)
+    """
+    # ch02_tokenization.ipynb, "2.5 The same merges, hundreds of times faster"
+    return token.translate(FLIPPED_BYTES).decode("latin-1") + chr(256)
+
+
+def train_merges(word_counts: dict[str, int], num_merges: int) -> Merges:
+    """The merges of BPE in order; fewer than `num_merges` if the words allow no more.
+
+    Of equally frequent pairs the lexicographically greatest pair of byte strings goes first.
+
+    Source: Sennrich, Haddow, Birch 2016, "Neural Machine Translation of Rare Words with Subword
+    Units", 3.2; over bytes as in Radford et al. 2019.
+    """
+    # ch02_tokenization.ipynb, "2.5 The same merges, hundreds of times faster"
+    words = [word.encode().decode("latin-1") for word in word_counts]  # a character for each byte
+    counts = list(word_counts.values())
+    tokens = [bytes([byte]) for byte in range(256)]
+    pair_counts, where = index_pairs(words, counts)
+    entry = lambda pair: (-pair_counts[pair], "".join(flipped(tokens[ord(c)]) for c in pair), pair)
+    heap = [entry(pair) for pair in pair_counts]
+    heapq.heapify(heap)
+    merges: Merges = []
+    while heap and len(merges) < num_merges:
+        minus_count, _, pair = heapq.heappop(heap)
+        if pair_counts[pair] != -minus_count:  # the count has fallen since: back in line
+            if pair_counts[pair] > 0:
+                heapq.heappush(heap, entry(pair))
+            continue
+        merges.append(tuple(tokens[ord(c)] for c in pair))
+        tokens.append(b"".join(merges[-1]))
+        born = merge_everywhere(pair, chr(len(tokens) - 1), words, counts, pair_counts, where)
+        pair_counts.update(born)
+        for new in born:
+            heapq.heappush(heap, entry(new))
+    return merges
+
+
+def merge_word(word: bytes, ranks: dict[TokenPair, int]) -> list[bytes]:
+    """The tokens of a word: its bytes, joined in the order in which the pairs were learnt.
+
+    `ranks` gives the place of each pair in the list of merges. Takes n log n steps for n bytes.
+
+    Example:
+        >>> merge_word(b"hens", {(b"e", b"n"): 0, (b"h", b"en"): 1})
+        [b'hen', b's']
+    """
+    # ch02_tokenization.ipynb, "When a word is very long"
+    n = len(word)
+    tokens = [bytes([byte]) for byte in word] + [b""]  # tokens[n] and tokens[-1]: beyond the ends
+    before, after = list(range(-1, n)), [*range(1, n + 1), n]
+    heap: list[tuple[int, int, TokenPair]] = []
+
+    def offer(i: int) -> None:
+        pair = tokens[i], tokens[after[i]]
+        if pair in ranks:
+            heapq.heappush(heap, (ranks[pair], i, pair))
+
+    for i in range(n - 1):
+        offer(i)
+    while heap:
+        _, i, pair = heapq.heappop(heap)
+        j = after[i]
+        if (tokens[i], tokens[j]) == pair:  # else: one of the two has gone elsewhere
+            tokens[i], tokens[j] = b"".join(pair), b""
+            after[i], before[after[j]] = after[j], i
+            offer(before[i])
+            offer(i)
+    return [token for token in tokens if token]
+
+
+class WordIds(dict):
+    """Ids of a word: worked out at the first look-up, remembered from then on.
+
+    Args:
+        ids: the id of each token.
+        merges: the pairs of tokens that are joined, in order.
+        limit: after so many words, all are forgotten.
+    """
+
+    # ch02_tokenization.ipynb, "The same word twice"
+
+    def __init__(self, ids: dict[bytes, int], merges: Merges, limit: int = 50_000) -> None:
+        super().__init__()
+        self.ids, self.limit = ids, limit
+        self.ranks = {pair: rank for rank, pair in enumerate(merges)}
+
+    def __missing__(self, word: str) -> list[int]:
+        found = [self.ids[token] for token in merge_word(word.encode(), self.ranks)]
+        if len(word) <= 100:  # longer ones hardly come twice
+            if len(self) >= self.limit:
+                self.clear()
+            self[word] = found
+        return found
+
+
+# ch02_tokenization.ipynb, "2.7 Special tokens, and texts that come in pieces"
+END_OF_TEXT = "<|endoftext|>"
+
+
+def choose_special(allowed: AllowedSpecial, known: Collection[str]) -> tuple[str, ...]:
+    """The special tokens that are `allowed`.
+
+    Raises:
+        ValueError: one of them is not `known`, or a single text other than "all" was given.
+    """
+    # ch02_tokenization.ipynb, "2.7 Special tokens, and texts that come in pieces"
+    if allowed == "all":
+        return tuple(known)
+    if isinstance(allowed, str):
+        raise ValueError(f'allowed_special={allowed!r}: expected "all" or a set: {{{allowed!r}}}')
+    if unknown := sorted(set(allowed) - set(known)):
+        raise ValueError(
+            f"allowed_special names {unknown}, which this tokenizer does not have; it has "
+            f"{sorted(known)}. Name new ones when training: train(…, special_tokens=…)."
+        )
+    return tuple(allowed)
+
+
+def cut_words(
+    text: str, special_tokens: Collection[str], final: bool
+) -> tuple[list[list[str] | str], str]:
+    """What is certain of a text that may go on, and the rest.
+
+    What is certain comes in order: lists of words, and special tokens as single texts. With
+    `final`, nothing follows and all is certain.
+    """
+    # ch02_tokenization.ipynb, "A file that does not fit into memory"
+    longest_first = sorted(special_tokens, key=len, reverse=True)
+    special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) fits nowhere
+    held = 0 if final else max(map(len, special_tokens), default=1) - 1
+    known = max(0, len(text) - held)
+    certain: list[list[str] | str] = []
+    start = 0
+    for match in special.finditer(text):
+        if match.start() >= known:
+            break
+        certain += [split_words(text[start : match.start()]), match.group()]
+        start = match.end()
+    words = split_words(text[start:known])
+    certain.append(words if final else words[:-2])
+    return certain, text[start + sum(map(len, certain[-1])) :]
+
+
+def stream_words(
+    pieces: Iterable[str], special_tokens: Collection[str] = ()
+) -> Iterator[list[str] | str]:
+    """Words of one text that comes in pieces; where it was cut makes no difference.
+
+    Yields lists of words, and each special token as a single text. Holds no more in memory
+    than a piece, 65,536 characters, or three times the longest word.
+    """
+    # ch02_tokenization.ipynb, "A file that does not fit into memory"
+    rest, enough = "", 65_536
+    for piece in pieces:
+        rest += piece
+        if len(rest) >= enough:
+            certain, rest = cut_words(rest, special_tokens, final=False)
+            yield from certain
+            enough = 65_536 + 2 * len(rest)
+    yield from cut_words(rest, special_tokens, final=True)[0]
+
+
+def count_words(
+    text_or_iterable: TextOrPieces, special_tokens: Collection[str] = ()
+) -> dict[str, int]:
+    """How often each word stands in a text, or in one that comes in pieces.
+
+    Example:
+        >>> count_words("hen, hen")
+        Counter({'hen': 1, ',': 1, ' hen': 1})
+    """
+    # ch02_tokenization.ipynb, "2.8 The tokenizer"
+    pieces = [text_or_iterable] if isinstance(text_or_iterable, str) else text_or_iterable
+    counts: Counter[str] = Counter()
+    for words in stream_words(pieces, special_tokens):
+        if not isinstance(words, str):
+            counts.update(words)
+    return counts
+
+
+def train_bpe(
+    text_or_iterable: TextOrPieces, vocab_size: int, special_tokens: Collection[str] = ()
+) -> TokenizerParts:
+    """The bytes of each id, the merges, and the ids of the special tokens.
+
+    Raises:
+        ValueError: no text, too little text for `vocab_size`, a `vocab_size` without room for
+            256 bytes and the special tokens, or special tokens that are empty or doubled.
+    """
+    # ch02_tokenization.ipynb, "2.8 The tokenizer"
+    check_special(special_tokens)
+    num_merges = vocab_size - 256 - len(special_tokens)
+    if num_merges < 0:
+        raise ValueError(
+            f"vocab_size={vocab_size} is too small: 256 bytes and {len(special_tokens)} special "
+            f"tokens need {256 + len(special_tokens)}. Choose that or more."
+        )
+    counts = count_words(text_or_iterable, special_tokens)
+    merges = train_merges(counts, num_merges)
+    if not counts or len(merges) < num_merges:
+        raise ValueError(
+            f"the text has {sum(counts.values())} words, {len(counts)} of them different, which "
+            f"is enough for a vocab_size of {vocab_size - num_merges + len(merges)}, not for "
+            f"{vocab_size}. Give more text, or ask for a smaller vocab_size."
+        )
+    tokens = [bytes([b]) for b in range(256)] + [first + second for first, second in merges]
+    special = {text: len(tokens) + i for i, text in enumerate(special_tokens)}
+    return dict(enumerate(tokens + [text.encode() for text in special])), merges, special
+
+
+def check_special(special_tokens: Collection[str]) -> None:
+    """Raise a ValueError if special tokens are not several different texts, none empty."""
+    # ch02_tokenization.ipynb, "2.8 The tokenizer"
+    if isinstance(special_tokens, str):
+        raise ValueError(
+            f"special_tokens={special_tokens!r} is one text: expected a list or a tuple, such "
+            f"as [{special_tokens!r}]"
+        )
+    if len(set(special_tokens)) < len(special_tokens) or "" in special_tokens:
+        raise ValueError(f"special_tokens={list(special_tokens)}: each must differ and none be ''")
+
+
+def bytes_of(ids: Iterable[int], vocab: Vocab) -> bytes:
+    """The bytes that a row of ids stands for; `ids` may be a list, an array or a tensor.
+
+    Raises:
+        ValueError: an id that is not in `vocab`, or not one flat row of ids.
+    """
+    # ch02_tokenization.ipynb, "Decoding"
+    ids = ids.tolist() if hasattr(ids, "tolist") else ids
+    try:
+        return b"".join([vocab[i] for i in ids])
+    except KeyError as error:
+        raise ValueError(
+            f"no token has the id {error.args[0]!r}: ids go from {min(vocab)} to {max(vocab)}. "
+            "Do these ids come from another tokenizer, or from a model with a larger vocab_size?"
+        ) from None
+    except TypeError:
+        raise ValueError(
+            f"expected one row of ids, such as [72, 105], not {str(ids)[:60]}; decode the rows of "
+            "a batch one by one"
+        ) from None
+
+
+def check_table(vocab: Vocab, merges: Merges, special_tokens: Special) -> dict[bytes, int]:
+    """The ids of all ordinary tokens.
+
+    Raises:
+        ValueError: a byte, a merge or a special token has no id, or a token has two.
+    """
+    # ch02_tokenization.ipynb, "Saving"
+    special_ids = set(special_tokens.values())
+    ids = {token: i for i, token in vocab.items() if i not in special_ids}
+    missing = [bytes([b]) for b in range(256) if bytes([b]) not in ids]
+    missing += [token for a, b in merges for token in (a, b, a + b) if token not in ids]
+    if missing:
+        raise ValueError(f"{missing[0]!r} has no id; every byte and every merge needs one")
+    wrong = [text for text, i in special_tokens.items() if vocab.get(i) != text.encode()]
+    if wrong:
+        raise ValueError(f"the special token {wrong[0]!r} does not stand under its id")
+    if len(ids) + len(special_ids) != len(vocab) or min(vocab) < 0:
+        raise ValueError("a token has two ids, or an id is below 0")
+    return ids
+
+
+# ch02_tokenization.ipynb, "Saving"
+TOKENIZER_FORMAT = "byte-pair tokenizer, version 1"
+
+
+def write_tokenizer(
+    path: str | Path,
+    vocab: Vocab,
+    merges: Merges,
+    special_tokens: Special,
+) -> None:
+    """Save a tokenizer as JSON: whole or not at all."""
+    # ch02_tokenization.ipynb, "Saving"
+    content = {
+        "format": TOKENIZER_FORMAT,
+        "special_tokens": special_tokens,
+        "vocab": {i: token.decode("latin-1") for i, token in vocab.items()},
+        "merges": [[a.decode("latin-1"), b.decode("latin-1")] for a, b in merges],
+    }
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=0), encoding="utf-8")
+
+
+def read_tokenizer(
+    path: str | Path,
+) -> TokenizerParts:
+    """What `write_tokenizer` saved. Runs no code from the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or something else.
+    """
+    # ch02_tokenization.ipynb, "Saving"
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content["format"] != TOKENIZER_FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, expected {TOKENIZER_FORMAT!r}")
+        vocab = {int(i): token.encode("latin-1") for i, token in content["vocab"].items()}
+        merges = [(a.encode("latin-1"), b.encode("latin-1")) for a, b in content["merges"]]
+        check_table(vocab, merges, content["special_tokens"])
+        return vocab, merges, content["special_tokens"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not a tokenizer saved by this course, or it is damaged ({error!r:.200}). "
+            "Give another path, or train and save again: BPETokenizer.train(…).save(path)."
+        ) from None
+
+
+@cache
+def gpt2_letters() -> dict[str, int]:
+    """The byte for which each letter stands in GPT-2's files.
+
+    Example:
+        >>> gpt2_letters()["Ġ"]  # the space
+        32
+    """
+    # ch02_tokenization.ipynb, "GPT-2's own files"
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(b): b for b in visible} | {chr(256 + n): b for n, b in enumerate(hidden)}
+
+
+def read_gpt2_files(vocab_bpe: str | Path, encoder_json: str | Path) -> TokenizerParts:
+    """The same three parts from GPT-2's two files, or others of that format (`merges.txt`).
+
+    What stands in `encoder_json` and is neither a byte nor a merge is a special token.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged or something else.
+    """
+    # ch02_tokenization.ipynb, "GPT-2's own files"
+    letters = gpt2_letters()
+    spell = lambda token: bytes(letters[letter] for letter in token)
+    try:
+        encoder = json.loads(Path(encoder_json).read_text("utf-8"))
+        lines = Path(vocab_bpe).read_text("utf-8").splitlines()
+        pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+        merges = [(spell(first), spell(second)) for first, second in pairs]
+        plain = letters.keys() | {first + second for first, second in pairs}
+        special = {text: i for text, i in encoder.items() if text not in plain}
+        vocab = {i: spell(t) if t in plain else t.encode() for t, i in encoder.items()}
+        check_table(vocab, merges, special)
+        return vocab, merges, special
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{vocab_bpe} and {encoder_json} are not the vocab.bpe and encoder.json of a GPT-2 "
+            f"tokenizer, in this order, or they are damaged ({error!r:.200}). Fetch them again."
+        ) from None
+
+
+def tiktoken_encoding(
+    ids: dict[bytes, int], merges: Merges, special_tokens: Special
+) -> tiktoken.Encoding:
+    """The encoding of the library tiktoken that gives the same ids.
+
+    Raises:
+        ValueError: the ids do not rise in the order of the merges.
+    """
+    # ch02_tokenization.ipynb, "tiktoken"
+    order = [ids[first + second] for first, second in merges]
+    if order != sorted(set(order)):
+        raise ValueError(
+            "tiktoken joins by id, and the ids of this tokenizer do not rise in the order of its "
+            "merges; encode with encode() instead"
+        )
+    return tiktoken.Encoding(
+        "from-nothing", pat_str=GPT2_PATTERN, mergeable_ranks=ids, special_tokens=special_tokens
+    )
+
+
+class TokenTable:
+    """What a tokenizer knows: the bytes of each id, the merges in order, the special tokens."""
+
+    # ch02_tokenization.ipynb, "Two small classes"
+
+    def __init__(self, vocab: Vocab, merges: Merges, special_tokens: Special | None = None) -> None:
+        self.vocab, self.merges, self.special_tokens = vocab, merges, special_tokens or {}
+        self.ids = check_table(vocab, merges, self.special_tokens)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """What `save` wrote; runs no code from the file. Raises as `read_tokenizer`."""
+        return cls(*read_tokenizer(path))
+
+    @classmethod
+    def from_gpt2_files(cls, vocab_bpe: str | Path, encoder_json: str | Path) -> Self:
+        """A tokenizer from GPT-2's published files. Raises as `read_gpt2_files`."""
+        return cls(*read_gpt2_files(vocab_bpe, encoder_json))
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, whole or not at all."""
+        write_tokenizer(path, self.vocab, self.merges, self.special_tokens)
+
+    @property
+    def vocab_size(self) -> int:
+        """How many rows a model's table needs: the largest id + 1."""
+        return max(self.vocab) + 1
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of one row of ids; bytes that are no UTF-8 become `�`. Raises as `bytes_of`."""
+        return bytes_of(ids, self.vocab).decode("utf-8", errors="replace")
+
+    def to_tiktoken(self) -> tiktoken.Encoding:
+        """The same tokenizer in Rust, for speed. Raises as `tiktoken_encoding`."""
+        return tiktoken_encoding(self.ids, self.merges, self.special_tokens)
+
+
+class BPETokenizer(TokenTable):
+    """Byte-level BPE: any text to ids and back, nothing lost.
+
+    Example:
+        >>> tokenizer = BPETokenizer.train("low lower lowest", vocab_size=258)
+        >>> tokenizer.decode(tokenizer.encode("slow"))
+        'slow'
+    """
+
+    # ch02_tokenization.ipynb, "Two small classes"
+
+    def __init__(self, vocab: Vocab, merges: Merges, special_tokens: Special | None = None) -> None:
+        super().__init__(vocab, merges, special_tokens)
+        self.word_ids = WordIds(self.ids, merges)
+
+    @classmethod
+    def train(cls, text_or_iterable: TextOrPieces, vocab_size: int, special_tokens=()) -> Self:
+        """Learn from a text or from its pieces. Raises as `train_bpe`."""
+        return cls(*train_bpe(text_or_iterable, vocab_size, special_tokens))
+
+    def encode(self, text: str, allowed_special: AllowedSpecial = ()) -> list[int]:
+        """The ids of a text; special tokens count only if allowed. Raises as `choose_special`."""
+        return list(self.encode_iterable([text], allowed_special))
+
+    def encode_iterable(
+        self, iterable: Iterable[str], allowed_special: AllowedSpecial = ()
+    ) -> Iterator[int]:
+        """The ids of one text that comes in pieces, in bounded memory, wherever it is cut."""
+        allowed = choose_special(allowed_special, self.special_tokens)
+        return chain.from_iterable(map(self._ids_of, stream_words(iterable, allowed)))
+
+    def _ids_of(self, words: list[str] | str) -> Iterable[int]:
+        if isinstance(words, str):
+            return [self.special_tokens[words]]
+        return chain.from_iterable(map(self.word_ids.__getitem__, words))
+
+
+def story_tokenizer(
+    vocab_size: int = 1024, num_bytes: int = 500_000, seed: int = 0
+) -> BPETokenizer:
+    """The tokenizer of the built-in stories; trained at the first call, in a second or two.
+
+    Args:
+        vocab_size: tokens in all, of which one is `END_OF_TEXT`.
+        num_bytes: how much of the training split to learn from.
+        seed: of the stories.
+    """
+    # ch02_tokenization.ipynb, "2.11 The tokenizer of the stories"
+    world = sorted(Path(shared.stories.__file__).parent.rglob("*.py"))
+    makers = [word_pattern.__wrapped__, character_class, cut_words, count_words, train_bpe]
+    makers += [train_merges, merge_everywhere, index_pairs, flipped, write_tokenizer]
+    sources = [path.read_text("utf-8") for path in world] + [inspect.getsource(f) for f in makers]
+    path = artifact_path("tokenizers/stories.json", vocab_size, num_bytes, seed, sources)
+    if not path.exists():
+        text = shared.stories.story_text(num_bytes, seed=seed)
+        BPETokenizer.train(text, vocab_size, [END_OF_TEXT]).save(path)
+    return BPETokenizer.load(path)
+
+
+class TokenWindows(Dataset):
+    """Windows over one long row of ids, each with its targets: the same row, one place later.
+
+    Shape:
+        ids: (tokens,), a list, an array or a tensor.
+        windows[i]: inputs (context_length,) and targets (context_length,), int64.
+
+    Raises:
+        ValueError: too few ids for one window, or a length or stride below 1.
+    """
+
+    # ch02_tokenization.ipynb, "2.12 From one long list to training examples"
+
+    def __init__(self, ids, context_length: int, stride: int | None = None) -> None:
+        self.ids = torch.as_tensor(ids, dtype=torch.int64)
+        self.context_length, self.stride = context_length, stride or context_length
+        if context_length < 1 or self.stride < 1 or len(self.ids) <= context_length:
+            raise ValueError(
+                f"{len(self.ids)} ids, context_length={context_length}, stride={stride}: expected "
+                "at least context_length + 1 ids and a length and stride of 1 or more"
+            )
+
+    def __len__(self) -> int:
+        return (len(self.ids) - self.context_length - 1) // self.stride + 1
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        start = range(len(self))[index] * self.stride  # refuses an index beyond the end
+        row = self.ids[start : start + self.context_length + 1]
+        return row[:-1], row[1:]
+
+
+def make_loader(
+    ids,
+    context_length: int,
+    batch_size: int,
+    *,
+    stride: int | None = None,
+    shuffle: bool = True,
+    drop_last: bool = True,
+    seed: int = 0,
+) -> DataLoader:
+    """Batches of windows over `ids`, in an order that depends on `seed` alone.
+
+    Shape:
+        each batch: inputs and targets, both (batch_size, context_length), int64.
+
+    Raises:
+        ValueError: as `TokenWindows`, or not enough windows for one batch.
+    """
+    # ch02_tokenization.ipynb, "2.12 From one long list to training examples"
+    windows = TokenWindows(ids, context_length, stride)
+    if drop_last and len(windows) < batch_size:
+        raise ValueError(
+            f"batch_size={batch_size}, but {len(windows.ids)} ids make only {len(windows)} windows "
+            f"of {context_length}: give more text, a smaller batch_size, or drop_last=False"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    return DataLoader(
+        windows, batch_size, shuffle=shuffle, drop_last=drop_last, generator=generator
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Chapter 3 · Attention: how a token asks the others
 # ch03_attention/ch03_attention.ipynb
 # --------------------------------------------------------------------------------------------------
 
 
-def causal_weights(queries: Tensor, keys: Tensor) -> Tensor:
-    """Attention weights, written out: how much each token takes from itself and each one before.
+def head_width(embed_dim: int, num_heads: int) -> int:
+    """Numbers per head when `embed_dim` is shared out among `num_heads` heads.
 
-    Shape: `queries`, `keys` (..., tokens, head_dim) -> (..., tokens, tokens); each row sums to 1.
+    Raises: ValueError if the heads cannot all be equally wide.
+    """
+    # ch03_attention.ipynb, "The one that you keep"
+    if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
+        raise ValueError(
+            f"embed_dim={embed_dim} cannot be shared out equally among num_heads={num_heads}: "
+            "choose a num_heads of at least 1 that divides embed_dim"
+        )
+    return embed_dim // num_heads
+
+
+def causal_weights(queries: Tensor, keys: Tensor) -> Tensor:
+    """Attention weights, written out: how much each token takes from itself and those before it.
+
+    Shape: `queries` and `keys` (..., tokens, head_dim) -> (..., tokens, tokens), rows sum to 1.
     Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1.
     """
-    # ch03_attention.ipynb, "Many heads, one projection"
+    # ch03_attention.ipynb, "The one that you keep"
     scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.size(-1))
     later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
     return scores.masked_fill(later, -math.inf).softmax(dim=-1)
@@ -71,37 +817,31 @@ class MultiHeadAttention(nn.Module):
     Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.2.
     """
 
-    # ch03_attention.ipynb, "Many heads, one projection"
+    # ch03_attention.ipynb, "The one that you keep"
 
     def __init__(
         self, embed_dim: int, num_heads: int, dropout: float = 0.0, qkv_bias: bool = True
     ) -> None:
         super().__init__()
-        if num_heads < 1 or embed_dim % num_heads:
-            raise ValueError(
-                f"embed_dim={embed_dim} cannot be split into num_heads={num_heads} equal parts: "
-                "choose num_heads >= 1 that divides embed_dim"
-            )
-        self.num_heads, self.dropout = num_heads, dropout
+        self.num_heads, self.head_dim = num_heads, head_width(embed_dim, num_heads)
+        self.dropout = dropout  # on the attention weights, in training only
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
         self.out = nn.Linear(embed_dim, embed_dim)
 
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (batch, num_heads, tokens, head_dim)."""
-        head_dim = self.out.in_features // self.num_heads
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, head_dim))
-        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Three tensors of shape (batch, num_heads, tokens, head_dim)."""
+        cut = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
+        return cut.permute(2, 0, 3, 1, 4).unbind(0)
 
     def forward(self, x: Tensor) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        q, k, v = self.split(x)
+        q, k, v = self.queries_keys_values(x)
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         return self.out(mixed.transpose(1, 2).flatten(2))  # (batch, tokens, embed_dim)
 
     def attention_weights(self, x: Tensor) -> Tensor:
-        """The weights that forward uses, without dropout: (batch, num_heads, tokens, tokens)."""
-        queries, keys, _ = self.split(x)
-        return causal_weights(queries, keys)
+        """What forward weighs with, without dropout: (batch, num_heads, tokens, tokens)."""
+        return causal_weights(*self.queries_keys_values(x)[:2])
 
 
 # --------------------------------------------------------------------------------------------------
