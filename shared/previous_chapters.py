@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +18,6 @@ from itertools import chain, groupby
 from operator import add
 from pathlib import Path
 from typing import Literal, Self
-from unicodedata import category
 
 import tiktoken
 import torch
@@ -36,6 +35,7 @@ __all__ = [
     "NEW_LETTERS",
     "NEW_NUMBERS",
     "UNICODE_SPACES",
+    "is_number",
     "character_class",
     "word_pattern",
     "split_words",
@@ -133,18 +133,22 @@ NEW_NUMBERS = """
 UNICODE_SPACES = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
 
-def character_class(initial: str, newer: str) -> str:
-    r"""All characters whose Unicode category begins with `initial`, and the `newer` ones.
+def is_number(character: str) -> bool:
+    """Whether a character is a number that is no letter; Unicode's categories Nd, Nl and No."""
+    # ch02_tokenization.ipynb, "A letter, a number, a space: in which alphabet?"
+    return character.isnumeric() and not character.isalpha()
 
-    The result stands between the brackets of a regular expression: `[…]`.
+
+def character_class(belongs: Callable[[str], bool], newer: str) -> str:
+    r"""All characters that belong, and the `newer` ones, as written between `[` and `]`.
 
     Example:
-        >>> character_class("Zl", "")[:21]  # the line separator's category is Zl
-        '\\U00002028-\\U00002028'
+        >>> character_class(lambda character: character in "abcx", newer="7a-7a")
+        '\\U00000061-\\U00000063\\U00000078-\\U00000078\\U0000007a-\\U0000007a'
     """
     # ch02_tokenization.ipynb, "A letter, a number, a space: in which alphabet?"
-    kinds = groupby(range(0x40000), lambda code: category(chr(code)).startswith(initial))
-    runs = [list(run) for matches, run in kinds if matches]  # nothing of ours lies above 0x40000
+    groups = groupby(range(0x40000), lambda code: belongs(chr(code)))  # above: no letters
+    runs = [list(run) for inside, run in groups if inside]
     spans = [(run[0], run[-1]) for run in runs]
     spans += [tuple(int(end, 16) for end in span.split("-")) for span in newer.split()]
     return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in spans)
@@ -157,7 +161,8 @@ def word_pattern() -> re.Pattern[str]:
     Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", 2.2.
     """
     # ch02_tokenization.ipynb, "A letter, a number, a space: in which alphabet?"
-    letter, number = character_class("L", NEW_LETTERS), character_class("N", NEW_NUMBERS)
+    letter = character_class(str.isalpha, NEW_LETTERS)
+    number = character_class(is_number, NEW_NUMBERS)
     return re.compile(
         r"'(?:[sdmt]|ll|ve|re)"
         r"| ?(?:[A-Za-z]++|[0-9]++|[!-/:-@\[-`{-~]++)(?![^\n -~])"  # a shortcut for ASCII
@@ -705,8 +710,8 @@ def story_tokenizer(
     """
     # ch02_tokenization.ipynb, "2.11 The tokenizer of the stories"
     world = sorted(Path(shared.stories.__file__).parent.rglob("*.py"))
-    makers = [word_pattern.__wrapped__, character_class, cut_words, count_words, train_bpe]
-    makers += [train_merges, merge_everywhere, index_pairs, flipped, write_tokenizer]
+    makers = [word_pattern, character_class, is_number, cut_words, count_words]
+    makers += [train_bpe, train_merges, merge_everywhere, index_pairs, flipped, write_tokenizer]
     sources = [path.read_text("utf-8") for path in world] + [inspect.getsource(f) for f in makers]
     path = artifact_path("tokenizers/stories.json", vocab_size, num_bytes, seed, sources)
     if not path.exists():
