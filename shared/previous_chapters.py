@@ -84,22 +84,31 @@ __all__ = [
     "FeedForward",
     "TransformerBlock",
     "initialise",
-    "fast_linear",
     "convolution_pays",
+    "fast_linear",
     "FastLinear",
     "use_fast_linear",
     "TiedHead",
+    "parameter_ledger",
+    "GPT2_CONFIGS",
+    "flop_ledger",
+    "memory_ledger",
+    "kv_cache_bytes",
+    "CountedModel",
+    "check_ids_known",
     "check_token_ids",
     "GPTModel",
+    "keep_top_k",
+    "keep_top_p",
+    "check_sampling",
+    "sampling_probabilities",
+    "next_tokens",
     "evaluating",
     "next_logits",
-    "sampling_probabilities",
-    "check_sampling",
-    "draw",
     "generation_steps",
-    "check_prompts",
+    "checked_prompts",
     "generate",
-    "GPT2_CONFIGS",
+    "generate_stream",
 ]
 
 
@@ -850,58 +859,54 @@ class MultiHeadAttention(nn.Module):
 
 
 # --------------------------------------------------------------------------------------------------
-# Chapter 4: A GPT, part by part
+# Chapter 4 · GPT: a whole language model, part by part
 # ch04_gpt_model/ch04_gpt_model.ipynb
 # --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The numbers that fix a GPT's shape. Checked when made; frozen, so that they stay checked.
+    """The numbers that fix a GPT's shape. It checks itself when made, and cannot change.
 
     Raises:
-        ValueError: a number that makes no model. The message says which, and what to do.
+        ValueError: with numbers that make no model; the message says which, and what to do.
 
     Example:
-        >>> GPTConfig(vocab_size=1024, context_length=256, embed_dim=128, num_heads=4, num_layers=4)
+        >>> GPTConfig(vocab_size=1024, context_length=128, embed_dim=128, num_heads=4, num_layers=4)
     """
 
-    # ch04_gpt_model.ipynb, "The configuration"
+    # ch04_gpt_model.ipynb, "4.1 Skeleton first"
 
     vocab_size: int  # how many different tokens there are
     context_length: int  # how many tokens the model sees at most
     embed_dim: int  # how many numbers stand for one token
-    num_heads: int  # attention heads per block; divides embed_dim
+    num_heads: int  # attention heads in each block; divides embed_dim
     num_layers: int  # blocks
     dropout: float = 0.0  # share of numbers zeroed while training
-    qkv_bias: bool = True  # GPT-2 has it
+    qkv_bias: bool = True  # whether queries, keys and values get a bias, as in GPT-2
 
     def __post_init__(self) -> None:
         check_config(self)
 
 
 def check_config(config: GPTConfig) -> None:
-    """Raise ValueError, naming the field, if `config` describes no model that can be built."""
-    # ch04_gpt_model.ipynb, "The configuration"
+    """Raise ValueError, naming the field, if no model can be built from `config`."""
+    # ch04_gpt_model.ipynb, "4.1 Skeleton first"
     for name in ("vocab_size", "context_length", "embed_dim", "num_heads", "num_layers"):
         value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"GPTConfig: {name}={value!r}; expected a whole number, at least 1.")
+        if type(value) is not int or value < 1:
+            raise ValueError(f"GPTConfig: {name}={value!r}, expected a whole number from 1 up.")
     if config.embed_dim % config.num_heads:
-        fitting = [n for n in range(1, config.embed_dim + 1) if config.embed_dim % n == 0]
-        nearest = min(fitting, key=lambda n: abs(n - config.num_heads))
+        divisors = [n for n in range(1, config.embed_dim + 1) if config.embed_dim % n == 0]
+        near = min(divisors, key=lambda n: abs(n - config.num_heads))
         raise ValueError(
-            f"GPTConfig: embed_dim={config.embed_dim} cannot be shared equally by "
-            f"num_heads={config.num_heads}; choose a divisor of embed_dim, such as "
-            f"num_heads={nearest}."
+            f"GPTConfig: embed_dim={config.embed_dim} cannot be shared out equally among "
+            f"num_heads={config.num_heads}; take a divisor of it, such as num_heads={near}."
         )
-    if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
-        raise ValueError(
-            f"GPTConfig: dropout={config.dropout!r}; expected a share from 0 up to below 1, "
-            "such as 0.1. Use 0 for none."
-        )
-    if not isinstance(config.qkv_bias, bool):
-        raise ValueError(f"GPTConfig: qkv_bias={config.qkv_bias!r}; expected True or False.")
+    if type(config.dropout) not in (int, float) or not 0 <= config.dropout < 1:
+        raise ValueError(f"GPTConfig: dropout={config.dropout!r}, expected 0 (none) to below 1.")
+    if type(config.qkv_bias) is not bool:
+        raise ValueError(f"GPTConfig: qkv_bias={config.qkv_bias!r}, expected True or False.")
 
 
 class LayerNorm(nn.Module):
@@ -913,7 +918,7 @@ class LayerNorm(nn.Module):
     Source: Ba, Kiros and Hinton (2016), "Layer Normalization".
     """
 
-    # ch04_gpt_model.ipynb, "Parts"
+    # ch04_gpt_model.ipynb, "4.2 Layer normalisation"
 
     def __init__(self, embed_dim: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -926,28 +931,28 @@ class LayerNorm(nn.Module):
 
 
 class GELU(nn.Module):
-    """x times the chance that a standard normal number is below x; GPT-2's tanh form of it.
+    """x times the chance that a number from the bell curve is below x, in GPT-2's tanh form.
 
     Shape:
         x: any; result: the same.
 
-    Source: Hendrycks and Gimpel (2016), "Gaussian Error Linear Units", section 2.
+    Source: Hendrycks and Gimpel (2016), "Gaussian Error Linear Units (GELUs)", section 2.
     """
 
-    # ch04_gpt_model.ipynb, "Parts"
+    # ch04_gpt_model.ipynb, "4.3 GELU and the feed-forward layer"
 
     def forward(self, x: Tensor) -> Tensor:
         return F.gelu(x, approximate="tanh")
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU between: each token by itself, four times wider inside.
+    """Widen each token's vector four times, bend it with GELU, and come back.
 
     Shape:
         x: (..., embed_dim); result: the same.
     """
 
-    # ch04_gpt_model.ipynb, "Parts"
+    # ch04_gpt_model.ipynb, "4.3 GELU and the feed-forward layer"
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
@@ -956,7 +961,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(4 * embed_dim, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.gelu(self.up(x)))
+        return self.down(self.gelu(self.up(x)))  # (..., embed_dim) → (..., 4 embed_dim) → back
 
 
 class TransformerBlock(nn.Module):
@@ -964,15 +969,17 @@ class TransformerBlock(nn.Module):
 
     Shape:
         x: (batch, tokens, embed_dim); result: the same.
+
+    Source: Radford et al. (2019), "Language Models are Unsupervised Multitask Learners", 2.3.
     """
 
-    # ch04_gpt_model.ipynb, "Parts"
+    # ch04_gpt_model.ipynb, "4.5 The block"
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.norm1 = LayerNorm(config.embed_dim)
         self.attention = MultiHeadAttention(
-            config.embed_dim, config.num_heads, dropout=config.dropout, qkv_bias=config.qkv_bias
+            config.embed_dim, config.num_heads, config.dropout, config.qkv_bias
         )
         self.norm2 = LayerNorm(config.embed_dim)
         self.feed_forward = FeedForward(config.embed_dim)
@@ -984,61 +991,58 @@ class TransformerBlock(nn.Module):
 
 
 def initialise(model: nn.Module, num_layers: int, generator: torch.Generator | None = None) -> None:
-    """Fill `model` with GPT-2's starting weights, in place.
+    """Give `model` GPT-2's first weights, in place.
 
-    Weights are normal with spread 0.02, biases 0. The two layers of each block that write to the
-    residual stream (`attention.out`, `feed_forward.down`) get 0.02 / sqrt(2 * num_layers).
+    Matrices are normal with spread 0.02, biases 0. The two layers of each block that write to
+    the residual stream get 0.02 / sqrt(2 * num_layers), so that the sum of all notes keeps its size.
 
     Source: Radford et al. (2019), "Language Models are Unsupervised Multitask Learners", 2.3.
     """
-    # ch04_gpt_model.ipynb, "Parts"
+    # ch04_gpt_model.ipynb, "4.6 The first weights"
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             writes = name.endswith(("attention.out", "feed_forward.down"))
-            std = 0.02 / (2 * num_layers) ** 0.5 if writes else 0.02
-            nn.init.normal_(module.weight, std=std, generator=generator)
+            spread = 0.02 / (2 * num_layers) ** 0.5 if writes else 0.02
+            nn.init.normal_(module.weight, std=spread, generator=generator)
             if getattr(module, "bias", None) is not None:
                 nn.init.zeros_(module.bias)
 
 
-def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear(x, weight, bias)`; on AVX-512 CPUs computed as a convolution of width one.
-
-    PyTorch sends the two to different libraries: linear layers to MKL, which holds back on
-    processors not made by Intel, convolutions to oneDNN, which does not.
-
-    Shape:
-        x: (..., features); weight: (out, features); result: (..., out).
-    """
-    # ch04_gpt_model.ipynb, "Parts"
-    large = x.device.type == "cpu" and x.dtype == torch.float32 and x.dim() == 3 and len(x) >= 16
-    if not large or torch.compiler.is_compiling() or not convolution_pays():
-        return F.linear(x, weight, bias)
-    image = x[:, :, None].permute(0, 3, 1, 2)  # (batch, features, tokens, 1), nothing is moved
-    out = F.conv2d(image, weight[:, :, None, None], bias)  # (batch, out, tokens, 1)
-    return out.permute(0, 2, 3, 1)[:, :, 0]  # (batch, tokens, out)
-
-
 @cache
 def convolution_pays() -> bool:
-    """Whether this CPU has AVX-512 and PyTorch its library for it."""
-    # ch04_gpt_model.ipynb, "Parts"
+    """Whether this CPU has AVX-512 and PyTorch the library that makes use of it."""
+    # ch04_gpt_model.ipynb, "4.7 The same numbers, sooner"
     avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
     return avx512 and torch.backends.mkldnn.is_available()
 
 
-class FastLinear(nn.Linear):
-    """`nn.Linear` with the same weights and the same results, through `fast_linear`."""
+def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear(x, weight, bias)`, computed as a convolution of width one where that is faster.
 
-    # ch04_gpt_model.ipynb, "Parts"
+    Shape:
+        x: (..., features); weight: (out, features); result: (..., out).
+    """
+    # ch04_gpt_model.ipynb, "4.7 The same numbers, sooner"
+    large = x.device.type == "cpu" and x.dtype == torch.float32 and x.dim() == 3 and len(x) >= 16
+    if not large or torch.compiler.is_compiling() or not convolution_pays():
+        return F.linear(x, weight, bias)
+    image = x[:, :, None].permute(0, 3, 1, 2)  # (batch, features, tokens, 1)
+    out = F.conv2d(image, weight[:, :, None, None], bias)  # (batch, out, tokens, 1)
+    return out.permute(0, 2, 3, 1)[:, :, 0]  # (batch, tokens, out)
+
+
+class FastLinear(nn.Linear):
+    """`nn.Linear` with the same weights and results, computed by `fast_linear`."""
+
+    # ch04_gpt_model.ipynb, "4.7 The same numbers, sooner"
 
     def forward(self, x: Tensor) -> Tensor:
         return fast_linear(x, self.weight, self.bias)
 
 
 def use_fast_linear(model: nn.Module) -> None:
-    """Let every plain `nn.Linear` in `model` compute as `FastLinear`; weights stay as they are."""
-    # ch04_gpt_model.ipynb, "Parts"
+    """Let every plain `nn.Linear` inside `model` compute as a `FastLinear`."""
+    # ch04_gpt_model.ipynb, "4.7 The same numbers, sooner"
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = FastLinear
@@ -1056,7 +1060,7 @@ class TiedHead(nn.Module):
     Source: Press and Wolf (2017), "Using the Output Embedding to Improve Language Models".
     """
 
-    # ch04_gpt_model.ipynb, "Parts"
+    # ch04_gpt_model.ipynb, "4.8 One matrix at both ends"
 
     def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__()
@@ -1070,44 +1074,145 @@ class TiedHead(nn.Module):
         return fast_linear(x, self.weight)
 
 
-def check_token_ids(token_ids: Tensor, config: GPTConfig) -> None:
-    """Raise ValueError if a model of `config` cannot read `token_ids`.
+def parameter_ledger(config: GPTConfig) -> dict[str, int]:
+    """How many numbers each part of a GPTModel learns. They add up to `num_parameters()`.
 
-    The ids' range is looked at on the CPU only: on a GPU that would make it wait at every step.
+    Example:
+        >>> sum(parameter_ledger(GPT2_CONFIGS["gpt2"]).values())
+        124439808
     """
-    # ch04_gpt_model.ipynb, "The model"
-    if token_ids.dim() != 2 or token_ids.is_floating_point():
+    # ch04_gpt_model.ipynb, "Parameters"
+    dim, layers = config.embed_dim, config.num_layers
+    qkv_bias = 3 * dim if config.qkv_bias else 0
+    return {
+        "token embedding": config.vocab_size * dim,
+        "position embedding": config.context_length * dim,
+        "attention": layers * (4 * dim**2 + dim + qkv_bias),
+        "feed-forward": layers * (8 * dim**2 + 5 * dim),
+        "layer norms": (2 * layers + 1) * 2 * dim,
+    }
+
+
+# ch04_gpt_model.ipynb, "Parameters"
+GPT2_CONFIGS = {
+    "gpt2": GPTConfig(50257, 1024, embed_dim=768, num_heads=12, num_layers=12),
+    "gpt2-medium": GPTConfig(50257, 1024, embed_dim=1024, num_heads=16, num_layers=24),
+    "gpt2-large": GPTConfig(50257, 1024, embed_dim=1280, num_heads=20, num_layers=36),
+    "gpt2-xl": GPTConfig(50257, 1024, embed_dim=1600, num_heads=25, num_layers=48),
+}
+
+
+def flop_ledger(config: GPTConfig, num_tokens: int | None = None) -> dict[str, int]:
+    """Floating-point operations per token, by part, to read a text of `num_tokens`, forward only.
+
+    Without `num_tokens`, the text fills the context. All pairs of tokens are counted, as PyTorch's
+    own counter does; a causal kernel may skip nearly half of "scores and mixing".
+    """
+    # ch04_gpt_model.ipynb, "FLOPs"
+    dim, layers = config.embed_dim, config.num_layers
+    tokens = config.context_length if num_tokens is None else num_tokens
+    return {
+        "attention's matrices": layers * 8 * dim**2,
+        "scores and mixing": layers * 4 * dim * tokens,
+        "feed-forward": layers * 16 * dim**2,
+        "output head": 2 * config.vocab_size * dim,
+    }
+
+
+def memory_ledger(
+    config: GPTConfig, batch_size: int, num_tokens: int | None = None, bytes_per_number: int = 4
+) -> dict[str, int]:
+    """Bytes that a training step with AdamW keeps, by purpose, for `batch_size` texts.
+
+    Without `num_tokens`, texts fill the context. Not counted: token ids, dropout's masks, and
+    what an operation needs for a moment.
+    """
+    # ch04_gpt_model.ipynb, "Bytes"
+    dim, layers = config.embed_dim, config.num_layers
+    tokens = batch_size * (config.context_length if num_tokens is None else num_tokens)
+    per_block = 16 * dim + config.num_heads + 4  # the small ones: softmax sums, norms' statistics
+    numbers = sum(parameter_ledger(config).values())
+    ledger = {
+        "parameters": numbers,
+        "gradients": numbers,
+        "AdamW's averages": 2 * numbers,
+        "activations": tokens * (layers * per_block + 2 * dim + 2),
+        "log-probabilities": tokens * config.vocab_size,
+    }
+    return {purpose: bytes_per_number * count for purpose, count in ledger.items()}
+
+
+def kv_cache_bytes(
+    config: GPTConfig,
+    batch_size: int = 1,
+    num_tokens: int | None = None,
+    bytes_per_number: int = 4,
+) -> int:
+    """Bytes for the keys and values of `batch_size` texts; without `num_tokens`, of full ones."""
+    # ch04_gpt_model.ipynb, "Bytes"
+    tokens = batch_size * (config.context_length if num_tokens is None else num_tokens)
+    return 2 * config.num_layers * config.embed_dim * tokens * bytes_per_number
+
+
+class CountedModel(nn.Module):
+    """A model that makes out its own bill, from its `config`."""
+
+    # ch04_gpt_model.ipynb, "Bytes"
+
+    config: GPTConfig
+
+    def num_parameters(self) -> int:
+        """How many numbers are learned. A tied matrix counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def flops_per_token(self, num_tokens: int | None = None, training: bool = False) -> int:
+        """Floating-point operations per token; three times as many when training."""
+        forward = sum(flop_ledger(self.config, num_tokens).values())
+        return 3 * forward if training else forward
+
+    def memory_ledger(self, batch_size: int, num_tokens: int | None = None) -> dict[str, int]:
+        """Bytes that a training step with AdamW keeps, by purpose."""
+        size = next(self.parameters()).element_size()
+        return memory_ledger(self.config, batch_size, num_tokens, size)
+
+
+def check_ids_known(lowest: int, highest: int, config: GPTConfig) -> None:
+    """Raise ValueError if token ids from `lowest` to `highest` are not all in the vocabulary."""
+    # ch04_gpt_model.ipynb, "4.10 The model"
+    if lowest < 0 or highest >= config.vocab_size:
         raise ValueError(
-            f"token_ids has shape {tuple(token_ids.shape)} and type {token_ids.dtype}; "
-            "expected whole numbers of shape (batch, tokens). For one text: token_ids[None]."
+            f"token ids from {lowest} to {highest}, but with vocab_size={config.vocab_size} the "
+            f"model knows 0 to {config.vocab_size - 1}. Do tokenizer and model belong together?"
+        )
+
+
+def check_token_ids(token_ids: Tensor, config: GPTConfig) -> None:
+    """Raise ValueError if a model of `config` cannot read `token_ids`; ids' values on CPU only."""
+    # ch04_gpt_model.ipynb, "4.10 The model"
+    if token_ids.dim() != 2 or token_ids.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            f"token_ids: shape {tuple(token_ids.shape)}, {token_ids.dtype}; expected whole numbers "
+            "of shape (batch, tokens). One text alone: token_ids[None]."
         )
     if not 1 <= token_ids.shape[1] <= config.context_length:
         raise ValueError(
-            f"token_ids has {token_ids.shape[1]} tokens a row; this model reads 1 to "
-            f"context_length={config.context_length}. Cut the text, or build a model with a "
-            "longer context_length."
+            f"token_ids: {token_ids.shape[1]} tokens per text, but the model reads 1 to "
+            f"context_length={config.context_length}. Cut the texts, or build a model with a "
+            "longer context."
         )
     if token_ids.device.type == "cpu" and not torch.compiler.is_compiling() and len(token_ids):
-        low, high = int(token_ids.min()), int(token_ids.max())
-        if low < 0 or high >= config.vocab_size:
-            raise ValueError(
-                f"token_ids has ids from {low} to {high}; this model knows 0 to "
-                f"{config.vocab_size - 1} (vocab_size={config.vocab_size}). Do tokenizer and "
-                "model belong together?"
-            )
+        check_ids_known(int(token_ids.min()), int(token_ids.max()), config)
 
 
-class GPTModel(nn.Module):
-    """A GPT: embeddings, `num_layers` blocks, a last norm, and a head tied to the embedding.
+class GPTModel(CountedModel):
+    """A GPT: embeddings, blocks, a last norm, and a head tied to the token embedding.
 
     Shape:
         token_ids: (batch, tokens), at most context_length tokens;
         result: logits (batch, tokens, vocab_size).
-
-    A `seed` makes the starting weights repeatable.
     """
 
-    # ch04_gpt_model.ipynb, "The model"
+    # ch04_gpt_model.ipynb, "4.10 The model"
 
     def __init__(self, config: GPTConfig, seed: int | None = None) -> None:
         super().__init__()
@@ -1131,20 +1236,92 @@ class GPTModel(nn.Module):
             x = block(x)  # (batch, tokens, embed_dim)
         return self.output_head(self.final_norm(x))  # (batch, tokens, vocab_size)
 
-    def num_parameters(self) -> int:
-        """How many numbers are learned; the tied matrix counts once."""
-        return sum(p.numel() for p in self.parameters())
+
+def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
+    """Leave the `top_k` largest logits; the others become minus infinity.
+
+    Shape:
+        logits: (..., vocab_size); result: the same.
+    """
+    # ch04_gpt_model.ipynb, "Top-k"
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    return logits.scatter(-1, order[..., top_k:], -torch.inf)
+
+
+def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
+    """Leave the fewest largest logits whose chances reach `top_p` together; others: -infinity.
+
+    Shape:
+        logits: (..., vocab_size); result: the same.
+
+    Source: Holtzman et al. (2020), "The Curious Case of Neural Text Degeneration", section 3.1.
+    """
+    # ch04_gpt_model.ipynb, "Top-p"
+    chances, order = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    enough = chances.cumsum(dim=-1) - chances >= top_p  # the better ones reach it already
+    return logits.masked_fill(enough.scatter(-1, order, enough), -torch.inf)
+
+
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raise ValueError, naming the setting, if nothing sensible could be drawn with it."""
+    # ch04_gpt_model.ipynb, "Top-p"
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature={temperature}, expected 0 (greedy) or more, such as 0.8.")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k}, expected 1 or more tokens, or None for all.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p}, expected above 0, at most 1, or None for all tokens.")
+
+
+def sampling_probabilities(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Tensor:
+    """The chances from which the next token is drawn. Temperature 0: all on the best token.
+
+    Shape:
+        logits: (..., vocab_size); result: the same.
+    """
+    # ch04_gpt_model.ipynb, "Top-p"
+    check_sampling(temperature, top_k, top_p)
+    if temperature == 0:
+        return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature  # best at 0: no overflow
+    if top_k is not None:
+        logits = keep_top_k(logits, top_k)
+    if top_p is not None and top_p < 1:
+        logits = keep_top_p(logits, top_p)
+    return logits.softmax(dim=-1)
+
+
+def next_tokens(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> list[int]:
+    """Choose one token for each row of logits: (rows, vocab_size)."""
+    # ch04_gpt_model.ipynb, "Top-p"
+    chances = sampling_probabilities(logits, temperature, top_k, top_p)
+    if temperature == 0:
+        return chances.argmax(dim=-1).tolist()
+    if generator is not None:
+        chances = chances.to(generator.device)
+    return torch.multinomial(chances, 1, generator=generator).flatten().tolist()
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside: dropout off and no gradients. Afterwards every part's mode is as it was.
+    """Inside: dropout off, no gradients. Afterwards every part's mode is what it was.
 
     Example:
         >>> with evaluating(model):
         ...     logits = model(token_ids)
     """
-    # ch04_gpt_model.ipynb, "Generation"
+    # ch04_gpt_model.ipynb, "4.13 Many prompts at once"
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -1156,15 +1333,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def next_logits(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
-    """The logits for the token after each row; rows may differ in length.
-
-    Each row's last context_length tokens are read. Shorter rows are padded on the right, where
-    the causal mask keeps the padding from being seen.
-
-    Shape:
-        result: (rows, vocab_size).
-    """
-    # ch04_gpt_model.ipynb, "Generation"
+    """The logits of the token after each row; rows may differ in length: (rows, vocab_size)."""
+    # ch04_gpt_model.ipynb, "4.13 Many prompts at once"
     windows = [list(row[-model.config.context_length :]) for row in rows]
     width = max(len(window) for window in windows)
     padded = [window + [0] * (width - len(window)) for window in windows]
@@ -1172,115 +1342,46 @@ def next_logits(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
     device = next(model.parameters()).device
     with evaluating(model):
         logits = model(torch.tensor(padded, device=device))  # (rows, width, vocab_size)
-    return logits[range(len(rows)), last].float()  # (rows, vocab_size)
-
-
-def sampling_probabilities(
-    logits: Tensor,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-) -> Tensor:
-    """Turn logits into the chances from which the next token is drawn.
-
-    Divide by `temperature` (0: all on the best), keep the `top_k` best, of these the fewest whose
-    chances reach `top_p`, and make the rest sum to one again.
-
-    Shape:
-        logits: (..., vocab_size); result: the same.
-
-    Source for top_p: Holtzman et al. (2020), "The Curious Case of Neural Text Degeneration".
-    """
-    # ch04_gpt_model.ipynb, "Generation"
-    check_sampling(temperature, top_k, top_p)
-    if temperature == 0:
-        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
-    ordered, order = (logits / temperature).sort(dim=-1, descending=True, stable=True)
-    if top_k is not None:
-        ordered[..., top_k:] = -torch.inf
-    probs = ordered.softmax(dim=-1)
-    if top_p is not None:
-        before = probs.cumsum(dim=-1) - probs  # what the better ones already have
-        probs = probs.masked_fill(before >= top_p, 0.0)
-        probs = probs / probs.sum(dim=-1, keepdim=True)
-    return torch.empty_like(probs).scatter_(-1, order, probs)
-
-
-def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raise ValueError, naming the setting, if nothing could be drawn with it."""
-    # ch04_gpt_model.ipynb, "Generation"
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(
-            f"temperature={temperature}; expected 0 (always the best token) or more, such as 0.8."
-        )
-    if top_k is not None and top_k < 1:
-        raise ValueError(
-            f"top_k={top_k}; expected at least 1 token to choose from, or None for all of them."
-        )
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(
-            f"top_p={top_p}; expected a share above 0 and at most 1, or None to keep every token."
-        )
-
-
-def draw(probs: Tensor, generator: torch.Generator | None = None) -> list[int]:
-    """Draw one token per row.
-
-    Shape:
-        probs: (rows, vocab_size).
-    """
-    # ch04_gpt_model.ipynb, "Generation"
-    if generator is not None:
-        probs = probs.to(generator.device)
-    return torch.multinomial(probs, 1, generator=generator).squeeze(1).tolist()
+    return logits[range(len(rows)), last].float()
 
 
 def generation_steps(
-    model: nn.Module,
-    rows: list[list[int]],
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    eos_id: int | None = None,
-    generator: torch.Generator | None = None,
+    model: nn.Module, rows: list[list[int]], max_new_tokens: int, eos_id: int | None, **sampling
 ) -> Iterator[None]:
-    """Grow `rows` in place by one token a step; a row that drew `eos_id` grows no more."""
-    # ch04_gpt_model.ipynb, "Generation"
+    """Grow `rows` in place, one token a step; a row that ends with a new `eos_id` is finished."""
+    # ch04_gpt_model.ipynb, "The loop"
     growing = list(rows)
     for _ in range(max_new_tokens):
         if not growing:
             return
-        probs = sampling_probabilities(next_logits(model, growing), temperature, top_k, top_p)
-        for row, token in zip(growing, draw(probs, generator), strict=True):
+        chosen = next_tokens(next_logits(model, growing), **sampling)
+        for row, token in zip(growing, chosen, strict=True):
             row.append(token)
         growing = [row for row in growing if row[-1] != eos_id]
         yield
 
 
-def check_prompts(prompts: list[list[int]], max_new_tokens: int, config: GPTConfig) -> None:
-    """Raise ValueError if a model of `config` cannot continue every prompt."""
-    # ch04_gpt_model.ipynb, "Generation"
+def checked_prompts(
+    prompts: Tensor | Sequence[Sequence[int]], max_new_tokens: int, config: GPTConfig
+) -> list[list[int]]:
+    """The prompts as lists of their own; ValueError if a model of `config` cannot continue them."""
+    # ch04_gpt_model.ipynb, "The loop"
     if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens={max_new_tokens}; expected 0 or more.")
-    for number, prompt in enumerate(prompts):
-        if not isinstance(prompt, list | tuple) or not prompt:
+        raise ValueError(f"max_new_tokens={max_new_tokens}, expected 0 or more.")
+    rows = prompts.tolist() if isinstance(prompts, Tensor) else prompts
+    for number, row in enumerate(rows):
+        if not isinstance(row, Sequence) or not row:
             raise ValueError(
-                f"prompt {number} is {prompt!r}; expected a list of at least one token id. "
-                "To start from nothing, begin with the end-of-text token."
+                f"prompt {number} is {row!r}, expected a list of one or more token ids. One prompt "
+                "alone goes into a list, too; to begin with nothing, give the end-of-text token."
             )
-        if len(prompt) > config.context_length:
+        if len(row) > config.context_length:
             raise ValueError(
-                f"prompt {number} has {len(prompt)} tokens, and the model reads at most "
-                f"context_length={config.context_length}. Keep its end: prompt[-n:] with "
-                f"n={config.context_length} or less."
+                f"prompt {number} has {len(row)} tokens, but the model reads at most "
+                f"context_length={config.context_length}. Keep its end: prompt[-{config.context_length}:]."
             )
-        if min(prompt) < 0 or max(prompt) >= config.vocab_size:
-            raise ValueError(
-                f"prompt {number} has ids from {min(prompt)} to {max(prompt)}; this model knows 0 "
-                f"to {config.vocab_size - 1} (vocab_size={config.vocab_size}). Do tokenizer and "
-                "model belong together?"
-            )
+        check_ids_known(min(row), max(row), config)
+    return [list(row) for row in rows]
 
 
 def generate(
@@ -1288,36 +1389,45 @@ def generate(
     token_ids: Tensor | Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     eos_id: int | None = None,
-    **sampling,
+    generator: torch.Generator | None = None,
 ) -> Tensor | list[list[int]]:
-    """Continue each prompt by up to `max_new_tokens`, stopping a row after `eos_id`.
-
-    `sampling`: temperature (0 is greedy), top_k, top_p, generator.
+    """Continue each prompt by up to `max_new_tokens`; past the context, the window slides.
 
     Shape:
-        token_ids: (batch, tokens), or a list of lists of any lengths;
-        result: of the same kind, prompts included. In a tensor, rows that ended early are
-        filled up with eos_id.
+        token_ids: (batch, tokens), or lists of any lengths; result: of the same kind, prompts
+        included, each row up to its first new `eos_id`. A tensor is filled up with eos_id.
     """
-    # ch04_gpt_model.ipynb, "Generation"
-    is_tensor = isinstance(token_ids, Tensor)
-    rows = token_ids.tolist() if is_tensor else token_ids
-    check_prompts(rows, max_new_tokens, model.config)
-    rows = [list(row) for row in rows]
-    for _ in generation_steps(model, rows, max_new_tokens, eos_id=eos_id, **sampling):
+    # ch04_gpt_model.ipynb, "The loop"
+    sampling = dict(temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+    rows = checked_prompts(token_ids, max_new_tokens, model.config)
+    for _ in generation_steps(model, rows, max_new_tokens, eos_id, **sampling):
         pass
-    if not is_tensor:
-        return rows
+    if not isinstance(token_ids, Tensor) or not rows:
+        return token_ids if isinstance(token_ids, Tensor) else rows
     width = max(len(row) for row in rows)
     filled = [row + [eos_id] * (width - len(row)) for row in rows]
-    return torch.tensor(filled, device=token_ids.device)
+    return torch.tensor(filled, dtype=token_ids.dtype, device=token_ids.device)
 
 
-# ch04_gpt_model.ipynb, "Generation"
-GPT2_CONFIGS = {
-    "gpt2": GPTConfig(50257, 1024, 768, 12, 12),
-    "gpt2-medium": GPTConfig(50257, 1024, 1024, 16, 24),
-    "gpt2-large": GPTConfig(50257, 1024, 1280, 20, 36),
-    "gpt2-xl": GPTConfig(50257, 1024, 1600, 25, 48),
-}
+def generate_stream(
+    model: nn.Module,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    *,
+    eos_id: int | None = None,
+    **sampling,
+) -> Iterator[int]:
+    """Yield the new tokens of one prompt as they are chosen; settings as for `generate`.
+
+    Example:
+        >>> for token in generate_stream(model, prompt, 50, temperature=0.8):
+        ...     print(tokenizer.decode([token]), end="")
+    """
+    # ch04_gpt_model.ipynb, "The loop"
+    rows = checked_prompts([list(prompt)], max_new_tokens, model.config)
+    steps = generation_steps(model, rows, max_new_tokens, eos_id, **sampling)
+    return (rows[0][-1] for _ in steps)
