@@ -744,7 +744,8 @@ class TokenWindows(Dataset):
 
     def __init__(self, ids, context_length: int, stride: int | None = None) -> None:
         self.ids = torch.as_tensor(ids, dtype=torch.int64)
-        self.context_length, self.stride = context_length, stride or context_length
+        self.context_length = context_length
+        self.stride = context_length if stride is None else stride
         if context_length < 1 or self.stride < 1 or len(self.ids) <= context_length:
             raise ValueError(
                 f"{len(self.ids)} ids, context_length={context_length}, stride={stride}: expected "
