@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from shared.stories.beats import Beats
 from shared.stories.chance import Chance, Dice
-from shared.stories.plots import PLOTS
+from shared.stories.plots import PLOTS, WEIGHTS
 from shared.stories.tale import Probe
 from shared.stories.world import SPLITS
 
@@ -68,7 +68,7 @@ def tell(chance: Chance, wanted: str | None = None, split: str = "train") -> Sto
         Mismatch: `wanted` is given and the text departs from it.
     """
     teller = Beats(chance, split, wanted)
-    plot = chance.pick(PLOTS)
+    plot = chance.pick(PLOTS, WEIGHTS)
     plot(teller)
     teller.close_facts()
     return Story(

@@ -1270,3 +1270,213 @@ def quarrel(t: Beats) -> None:
         t.give(a, b, x)
     t.forgive(b, a)
     t.end(a, b)
+
+
+# ---- tales of a few lines --------------------------------------------------------------------
+@plot
+def whose_is_it(t: Beats) -> None:
+    (a, b), x = t.people(2), t.thing()
+    t.say("{A} (had|carried|held|showed) {x.a}.", "There was {a} with {x.a}.", a=a, x=x)
+    t.world.hand(x, a)
+    t.say(
+        '"Is that your {x.bare}, {a}?" asked {b}. "Yes, {b}," {said} {a}, "it is my {x.bare}."',
+        '"What a {x.bare}, {a}!" {said} {b}. "(Thank you|I know), {b}," {said} {a}.',
+        a=a,
+        b=b,
+        x=x,
+    )
+    t.end(a, b)
+
+
+@plot
+def one_each(t: Beats) -> None:
+    (a, b), (x, y) = t.people(2), t.things(2)
+    t.say(
+        "{A} had {x.a}, and {b} had {y.a}.",
+        "{A} (took|chose|bought) {x.a}. {B.n} (took|chose|bought) {y.a}.",
+        a=a,
+        b=b,
+        x=x,
+        y=y,
+    )
+    t.world.hand(x, a)
+    t.world.hand(y, b)
+    if t.chance.maybe(0.3):
+        t.trade(a, b, x, y)
+    elif t.chance.maybe(0.3):
+        t.give(a, b, x)
+    t.say(
+        "{B.n} looked at {a}, and {a} looked at {b}.",
+        "So they went home, {a} and {b}.",
+        '"(Goodbye|Good night), {a}," {said} {b}. "(Goodbye|Good night), {b}," {said} {a}.',
+        a=a,
+        b=b,
+    )
+    t.end(a, b)
+
+
+@plot
+def hand_to_hand(t: Beats) -> None:
+    (a, b, c), x = t.people(3), t.thing()
+    t.say("{A} {gave} {x.a} to {b}.", "{B} got {x.a} from {a}.", a=a, b=b, x=x)
+    t.world.hand(x, b)
+    t.world.events.append(("give", a, x, b))
+    if t.chance.maybe(0.6):
+        t.say("{B.n} {gave} it to {c}.", "Then {c} got it from {b}.", b=b, c=c)
+        t.world.hand(x, c)
+        t.world.events.append(("give", b, x, c))
+        if t.chance.maybe(0.4):
+            t.say("And {c} {gave} it to {a}.", "{C.n} {gave} it back to {b}.", a=a, b=b, c=c)
+            back = t.text.rstrip(".").endswith(a.name)
+            t.world.hand(x, a if back else b)
+            t.world.events.append(("give", c, x, a if back else b))
+    t.end(a, b)
+
+
+@plot
+def is_this_yours(t: Beats) -> None:
+    (a, b), x = t.people(2), t.thing()
+    t.say("{A} (lost|dropped|was looking for) {x.a}.", a=a, x=x)
+    t.say(
+        '{B} found it. "Is this your {x.bare}, {a}?" asked {b}. "It is!" {said} {a}.',
+        '"{A.n}, here is your {x.bare}," {said} {b}. "(Oh|Thanks), {b}!" {said} {a}.',
+        a=a,
+        b=b,
+        x=x,
+    )
+    t.world.hand(x, a)
+    t.world.events.append(("find", b, x))
+    t.end(a, b)
+
+
+@plot
+def where_is_everyone(t: Beats) -> None:
+    (a, b), (p, q) = t.people(2), [t.place(), t.place()]
+    t.say(
+        "{A} was {p.in}, and {b} was {q.in}.",
+        "{A} went {p.to}. {B.n} went {q.to}.",
+        a=a,
+        b=b,
+        p=p,
+        q=q,
+    )
+    t.world.move(a, p)
+    t.world.move(b, q)
+    (lost, there), (other, elsewhere) = t.chance.pick([((a, p), (b, q)), ((b, q), (a, p))])
+    t.say(
+        '"Where is {a}?" asked Grandma. "{A.n} is {p.in}," {said} Grandpa.',
+        "If you want to see {a}, go {p.to}.",
+        "Then it rained, and {a} left {p.the}.",
+        a=lost,
+        p=there,
+    )
+    if t.chance.maybe(0.5):
+        t.say('"And {b}?" "{Q.in}."', "{B.n} stayed {q.in}.", b=other, q=elsewhere)
+
+
+@plot
+def good_morning(t: Beats) -> None:
+    a, b = t.people(2)
+    greeting = t.chance.pick(("Good morning", "Good evening", "Hello", "Welcome", "Good day"))
+    t.say(
+        '"{g}, {a}," {said} {b}. "{g}, {b}," {said} {a}.',
+        '{B} met {a}. "{g}, {a}!" "{g}, {b}!"',
+        a=a,
+        b=b,
+        g=greeting,
+    )
+    if t.chance.maybe(0.6):
+        x = t.thing()
+        t.say('"I like your {x.bare}, {a}," {said} {b}.', "{A.n} had {x.a}.", a=a, b=b, x=x)
+        t.world.hand(x, a)
+    t.end(a, b)
+
+
+@plot
+def who_is_there(t: Beats) -> None:
+    a, b = t.people(2)
+    t.say(
+        '"Who is there?" asked {a}. "It is me, {b}." "Come in, {b}," {said} {a}.',
+        'Knock, knock. "Is that you, {b}?" asked {a}. "Yes, {a}, it is {b}."',
+        a=a,
+        b=b,
+    )
+    x = t.thing()
+    t.say("{B.n} had {x.a} for {a}.", "{B.n} came in with {x.a} for {a}.", a=a, b=b, x=x)
+    t.world.hand(x, b)
+    if t.chance.maybe(0.6):
+        t.give(b, a, x)
+    t.end(a, b)
+
+
+@plot
+def packing(t: Beats) -> None:
+    a, (x, y, z) = t.person(), t.things(3)
+    t.say(
+        "{A} packed {x.a}, {y.a} and {z.a}.",
+        "{A} needed {x.a}, {y.a} and {z.a}.",
+        a=a,
+        x=x,
+        y=y,
+        z=z,
+    )
+    for thing in (x, y, z):
+        t.world.hand(thing, a)
+    t.say(
+        "First came {x.the}, then {y.the}, and {z.the} was on top.",
+        '"{X}, {y} and {z}," {said} {a}. "That is all."',
+        "The heaviest was {x.the}.",
+        "{Z} was the last to go in, after {x.the} and {y.the}.",
+        a=a,
+        x=x,
+        y=y,
+        z=z,
+    )
+    t.end(a)
+
+
+@plot
+def calling(t: Beats) -> None:
+    (a, b), p = t.people(2), t.place()
+    t.say(
+        '"{A.n}!" called {b}. "{A.n}, where are you?" "{P.in}, {b}!" called {a}.',
+        '"Where is {a}?" asked {b}. But {a} was {p.in} and did not hear {b}.',
+        '{B} looked for {a}. "{A.n}!" {said} {b}. "{A.n}!" And there was {a}, {p.in}.',
+        a=a,
+        b=b,
+        p=p,
+    )
+    t.world.move(a, p)
+    t.end(a, b)
+
+
+@plot
+def mine_and_yours(t: Beats) -> None:
+    (a, b), x = t.people(2), t.thing()
+    t.say(
+        '"My {x.bare}!" {said} {a}. "No, my {x.bare}!" {said} {b}.',
+        '"I want {x.the}," {said} {a}. "I want {x.the} too," {said} {b}.',
+        a=a,
+        b=b,
+        x=x,
+    )
+    winner = t.chance.pick([a, b])
+    t.say("{W.n} got it.", "{W.n} got {x.the}.", '"Then take it, {w}," they said.', w=winner, x=x)
+    t.world.hand(x, winner)
+    t.end(a, b)
+
+
+TINY = (
+    whose_is_it,
+    one_each,
+    hand_to_hand,
+    is_this_yours,
+    where_is_everyone,
+    good_morning,
+    who_is_there,
+    packing,
+    calling,
+    mine_and_yours,
+)
+# One story in four is a tale of a few lines.
+WEIGHTS = [(len(PLOTS) - len(TINY)) / 3 / len(TINY) if p in TINY else 1.0 for p in PLOTS]
