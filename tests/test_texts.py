@@ -78,8 +78,9 @@ def test_more_than_there_is_and_unknown_split():
     ("raw", "prose"),
     [
         (
-            "Rolls a :class:`~a.b.Tensor` along a ``dim`` [1]_ of it,\nand *all* of its many rows.",
-            "Rolls a Tensor along a dim of it, and all of its many rows.",
+            "Rolls a :class:`~a.b.Tensor` along a ``dim`` [1]_ of it,\n"
+            "and *all* of its many long rows.",
+            "Rolls a Tensor along a dim of it, and all of its many long rows.",
         ),
         (
             "Read [the guide](http://x.org/y) before you use any of `these`, as it is quite short.",
