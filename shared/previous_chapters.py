@@ -1379,7 +1379,8 @@ def checked_prompts(
         if len(row) > config.context_length:
             raise ValueError(
                 f"prompt {number} has {len(row)} tokens, but the model reads at most "
-                f"context_length={config.context_length}. Keep its end: prompt[-{config.context_length}:]."
+                f"context_length={config.context_length}. Keep its end, such as "
+                f"prompt[-{config.context_length}:]."
             )
         check_ids_known(min(row), max(row), config)
     return [list(row) for row in rows]
