@@ -4,29 +4,45 @@ Written by `make export` from the cells that begin with `#| export`; a change ma
 Each definition names the notebook and the section that teach it: change it there.
 """
 
+import ast
+import copy
+import hashlib
 import heapq
 import inspect
 import json
 import math
+import random
 import re
+import secrets
+import signal
+import sys
+import textwrap
+import time
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from itertools import chain, groupby
+from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
+from itertools import accumulate, chain, groupby, islice, pairwise
 from operator import add
 from pathlib import Path
 from typing import Literal, Self
 
 import tiktoken
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 import shared.stories
-from shared.artifacts import artifact_path, written_whole
+from shared.artifacts import artifact_path, key_of, written_whole
+from shared.download import hub_file
+from shared.stories import Story, stories
 
 __all__ = [
     # ch02_tokenization
@@ -109,6 +125,69 @@ __all__ = [
     "checked_prompts",
     "generate",
     "generate_stream",
+    # ch05_pretraining
+    "Recipe",
+    "StoryRecipe",
+    "IGNORED",
+    "Batch",
+    "count_targets",
+    "next_token_loss",
+    "evaluate",
+    "story_rows",
+    "pad_rows",
+    "pack_rows",
+    "Batches",
+    "remaining",
+    "Curriculum",
+    "longest_at",
+    "StoryBatches",
+    "story_chunk",
+    "WindowBatches",
+    "story_nats",
+    "loss_over_entropy",
+    "orthogonalise",
+    "nesterov_momentum",
+    "check_matrices",
+    "Muon",
+    "build_optimizers",
+    "learning_rate_at",
+    "training_step",
+    "History",
+    "own_randomness",
+    "TrainingRun",
+    "Watch",
+    "look",
+    "stoppable",
+    "pretrain",
+    "train",
+    "CHECKPOINT_FORMAT",
+    "both_files",
+    "save_checkpoint",
+    "read_checkpoint",
+    "differences",
+    "fill_model",
+    "load_checkpoint",
+    "save_run",
+    "restore_run",
+    "fill_optimizers",
+    "answer_spans",
+    "who_has_what",
+    "wilson",
+    "head_start",
+    "new_story_model",
+    "write_story",
+    "watch_stories",
+    "functions_in",
+    "code_of",
+    "best_device",
+    "story_checkpoint",
+    "expected_seconds",
+    "story_model",
+    "GPT2_PARTS",
+    "gpt2_name",
+    "gpt2_config",
+    "gpt2_files",
+    "load_gpt2",
 ]
 
 
@@ -1433,3 +1512,1072 @@ def generate_stream(
     rows = checked_prompts([list(prompt)], max_new_tokens, model.config)
     steps = generation_steps(model, rows, max_new_tokens, eos_id, **sampling)
     return (rows[0][-1] for _ in steps)
+
+
+# --------------------------------------------------------------------------------------------------
+# Chapter 5 · Pretraining: a model learns from text
+# ch05_pretraining/ch05_pretraining.ipynb
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: the two optimisers' rates, their schedule, and what keeps a step in bounds."""
+
+    # ch05_pretraining.ipynb, "Parameters"
+
+    muon_rate: float = 0.02  # for the matrices in the blocks: how far a step turns them
+    adamw_rate: float = 0.006  # for embeddings, norms and biases
+    warmup: float = 0.04  # share of the run in which the rates rise from 0
+    decay: float = 0.5  # share of the run, at its end, in which they fall back to 0
+    weight_decay: float = 0.0  # no story comes often enough to be learnt by heart
+    max_norm: float = 1.0  # a longer gradient is shortened to this length
+    accumulate: int = 1  # batches per step
+    seed: int = 0  # of dropout, where there is any
+
+
+@dataclass(frozen=True)
+class StoryRecipe:
+    """All that the story model depends on, apart from code: its size, its reading, its training."""
+
+    # ch05_pretraining.ipynb, "Parameters"
+
+    vocab_size: int = 2048  # nearly every word of the stories is one token
+    context_length: int = 256  # the longest story fits
+    embed_dim: int = 128  # small enough for minutes on two cores
+    num_heads: int = 4  # 32 numbers for each
+    num_layers: int = 4  # two suffice to copy, four to know whom
+    total_tokens: int = 2_500_000  # to learn from: some minutes on two cores
+    tokens_per_batch: int = 3_400  # about 32 stories
+    curriculum: tuple[tuple[float, float], ...] = ((0.0, 30), (0.25, 60))  # short stories first
+    position_size: float = 0.02  # of the waves with which positions start
+    copying: float = 0.25  # how strongly attention starts by passing on what it sees
+    seed: int = 0  # of weights and stories
+    training: Recipe = Recipe()
+
+
+# ch05_pretraining.ipynb, "5.1 What is a good guess?"
+IGNORED = -100  # the target of a place that asks nothing; F.cross_entropy passes it over
+Batch = tuple[Tensor, Tensor]  # inputs and targets, both (rows, tokens), int64
+
+
+def count_targets(batch: Batch) -> int:
+    """How many tokens a batch asks for."""
+    # ch05_pretraining.ipynb, "5.1 What is a good guess?"
+    return int((batch[1] != IGNORED).sum())
+
+
+def next_token_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats per target; in bfloat16 on CUDA, in float32 elsewhere.
+
+    Shape:
+        inputs, targets: (rows, tokens), targets may hold IGNORED; result: a single number.
+
+    Raises:
+        ValueError: an id that the model does not know.
+    """
+    # ch05_pretraining.ipynb, "5.1 What is a good guess?"
+    asked = targets[targets != IGNORED]
+    for ids in (inputs, asked) if len(asked) else (inputs,):
+        check_ids_known(int(ids.min()), int(ids.max()), model.config)
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        logits = model(inputs.to(device))  # (rows, tokens, vocab_size)
+    flat = logits.float().flatten(0, 1)  # (rows * tokens, vocab_size)
+    return F.cross_entropy(flat, targets.to(device).flatten(), ignore_index=IGNORED)
+
+
+def evaluate(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Mean loss over all targets of `batches`, in nats per token; nothing is disturbed.
+
+    Dropout is off, no randomness is used, and a stream of batches keeps its place.
+
+    Raises:
+        ValueError: the batches ask for nothing.
+    """
+    # ch05_pretraining.ipynb, "5.1 What is a good guess?"
+    total, asked = 0.0, 0
+    with evaluating(model):
+        for batch in copy.copy(batches):
+            if count := count_targets(batch):
+                total += count * next_token_loss(model, *batch).item()
+                asked += count
+    if not asked:
+        raise ValueError("evaluate: the batches ask for no token; give at least one text.")
+    return total / asked
+
+
+def story_rows(told: Iterable[Story | str], tokenizer: BPETokenizer) -> list[list[int]]:
+    """Each story as a row of ids, with the end-of-text token before and after it.
+
+    Example:
+        >>> tokenizer.decode(story_rows(["Mia had a kite."], tokenizer)[0])
+        '<|endoftext|>Mia had a kite.<|endoftext|>'
+    """
+    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+    rust, end = tokenizer.to_tiktoken(), tokenizer.special_tokens[END_OF_TEXT]
+    texts = [story if isinstance(story, str) else story.text for story in told]
+    return [[end, *rust.encode_ordinary(text), end] for text in texts]
+
+
+def pad_rows(rows: Sequence[Sequence[int]]) -> Batch:
+    """Rows of any lengths as one batch, filled up on the right with places that ask nothing.
+
+    Shape:
+        result: inputs and targets, both (rows, length of the longest row - 1).
+
+    Raises:
+        ValueError: no rows, or one of fewer than two ids.
+    """
+    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+    if not rows or min(map(len, rows)) < 2:
+        raise ValueError("pad_rows: expected one or more rows, each of two ids or more.")
+    inputs = pad_sequence([torch.tensor(row[:-1]) for row in rows], True)
+    targets = pad_sequence([torch.tensor(row[1:]) for row in rows], True, IGNORED)
+    return inputs, targets
+
+
+def pack_rows(rows: Iterable[list[int]], tokens_per_batch: int) -> list[list[list[int]]]:
+    """Groups of rows of similar length; filled up, each has about `tokens_per_batch` places."""
+    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+    waiting = sorted(rows, key=len, reverse=True)
+    groups: list[list[list[int]]] = []
+    while waiting:
+        room = max(1, tokens_per_batch // (len(waiting[0]) - 1))
+        groups.append(waiting[:room])
+        waiting = waiting[room:]
+    if len(groups) > 1 and len(groups[-1]) < room / 2:  # too few for a batch of their own
+        few = groups.pop()
+        groups[-1] += few
+    return groups
+
+
+class Batches:
+    """A stream of batches that knows its place: it can be saved, and continued exactly there.
+
+    It comes in chunks. A subclass says what a chunk holds, from its number and from the progress
+    at its beginning, and from nothing else.
+
+    Raises:
+        ValueError: `total_tokens` below 1.
+    """
+
+    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+
+    def __init__(self, total_tokens: int, **settings: object) -> None:
+        if total_tokens < 1:
+            raise ValueError(f"total_tokens={total_tokens}, expected 1 or more.")
+        self.total_tokens = total_tokens
+        self.settings = {"kind": type(self).__name__, "total_tokens": total_tokens, **settings}
+        self.place = {"chunk": 0, "began": 0, "given": 0, "tokens": 0}
+
+    def chunk(self, number: int, progress: float) -> Iterator[Batch]:
+        """The batches of one chunk; `progress` goes from 0 to 1."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Batch]:
+        return remaining(self)
+
+
+def remaining(batches: Batches) -> Iterator[Batch]:
+    """The batches from the present place on, until `total_tokens` targets were given.
+
+    Raises:
+        ValueError: a chunk is empty.
+    """
+    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+    while batches.place["tokens"] < batches.total_tokens:
+        number, chunk, began = 0, batches.place["chunk"], batches.place["began"]
+        for number, batch in enumerate(batches.chunk(chunk, began / batches.total_tokens), 1):
+            if number <= batches.place["given"]:
+                continue  # given before the stream was saved
+            tokens = batches.place["tokens"] + count_targets(batch)
+            batches.place = batches.place | {"given": number, "tokens": tokens}
+            yield batch
+            if tokens >= batches.total_tokens:
+                return
+        if not number:
+            raise ValueError(f"there is no text to read: chunk {chunk} of {batches.settings}")
+        tokens = batches.place["tokens"]
+        batches.place = {"chunk": chunk + 1, "began": tokens, "given": 0, "tokens": tokens}
+
+
+# ch05_pretraining.ipynb, "5.3 How the text is cut"
+Curriculum = Sequence[tuple[float, float]]  # (progress, tokens of the longest story), in order
+
+
+def longest_at(progress: float, curriculum: Curriculum) -> float:
+    """How many tokens a story may have at this point of the run; past the last one, any number.
+
+    Example:
+        >>> longest_at(0.1, [(0.0, 30), (0.2, 60)]), longest_at(0.2, [(0.0, 30), (0.2, 60)])
+        (45.0, inf)
+    """
+    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+    for (start, low), (end, high) in pairwise(curriculum):
+        if progress < end:
+            return low + (high - low) * (progress - start) / (end - start)
+    return math.inf
+
+
+class StoryBatches(Batches):
+    """Whole stories, packed by length: short ones first as the recipe's curriculum says, then all.
+
+    Every chunk tells new stories; the curriculum alone draws repeatedly from a pool.
+    """
+
+    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+
+    def __init__(
+        self, tokenizer: BPETokenizer, recipe: StoryRecipe, split: str = "train", pool: int = 20_000
+    ) -> None:
+        names = ("tokens_per_batch", "curriculum", "context_length", "seed")
+        settings = {name: getattr(recipe, name) for name in names}
+        ids = key_of([token.hex() for token in tokenizer.vocab.values()])
+        super().__init__(recipe.total_tokens, **settings, split=split, pool=pool, ids=ids)
+        self.tokenizer, self.recipe, self.pool = tokenizer, recipe, pool
+
+    def rows(self, number: int, count: int) -> list[list[int]]:
+        """The stories of this number, as rows that fit the context."""
+        told = stories(1_000_003 * self.recipe.seed + number, self.settings["split"])
+        rows = story_rows(islice(told, count), self.tokenizer)
+        return [row[: self.recipe.context_length + 1] for row in rows]
+
+    @cached_property
+    def short_rows(self) -> list[list[int]]:
+        """The pool from which the curriculum draws."""
+        return self.rows(0, self.pool)
+
+    def chunk(self, number: int, progress: float) -> Iterator[Batch]:
+        """About twenty batches of new stories, or five of short ones."""
+        return story_chunk(self, number, longest_at(progress, self.recipe.curriculum))
+
+
+def story_chunk(batches: StoryBatches, number: int, longest: float) -> Iterator[Batch]:
+    """The batches of a chunk, in an order that depends on the seed and the chunk's number."""
+    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+    dice = random.Random(f"{batches.recipe.seed} {number}")
+    size = batches.recipe.tokens_per_batch
+    if longest < math.inf:
+        rows = [row for row in batches.short_rows if len(row) <= longest + 2]
+        rows = dice.sample(rows, min(len(rows), 5 * size // int(longest + 1)))
+    else:
+        rows = batches.rows(number + 1, max(1, 20 * size // 100))
+    groups = pack_rows(rows, size)
+    dice.shuffle(groups)
+    return map(pad_rows, groups)
+
+
+class WindowBatches(Batches):
+    """Windows over one long row of ids, in a new order on each pass: for any other text.
+
+    Raises:
+        ValueError: as `TokenWindows`, or too few windows for a batch.
+    """
+
+    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+
+    def __init__(
+        self,
+        ids: Sequence[int],
+        context_length: int,
+        batch_size: int,
+        total_tokens: int,
+        seed: int = 0,
+    ) -> None:
+        self.windows, self.batch_size = TokenWindows(ids, context_length), batch_size
+        if not 1 <= batch_size <= len(self.windows):
+            found = f"batch_size={batch_size}, but the ids make {len(self.windows)} windows"
+            raise ValueError(f"{found}: give more text, or a batch_size of 1 to that.")
+        text = hashlib.sha256(self.windows.ids.numpy().tobytes()).hexdigest()[:12]
+        sizes = {"context_length": context_length, "batch_size": batch_size}
+        super().__init__(total_tokens, **sizes, seed=seed, ids=text)
+
+    def chunk(self, number: int, progress: float) -> Iterator[Batch]:
+        """One pass over the text."""
+        dice = torch.Generator().manual_seed(1_000_003 * self.settings["seed"] + number)
+        order = torch.randperm(len(self.windows), generator=dice)
+        for number in range(len(order) // self.batch_size):
+            places = order[number * self.batch_size :][: self.batch_size]
+            windows = [self.windows[i] for i in places.tolist()]
+            yield torch.stack([x for x, _ in windows]), torch.stack([y for _, y in windows])
+
+
+def story_nats(model: nn.Module, tokenizer: BPETokenizer, told: Sequence[Story]) -> float:
+    """What the model pays for these stories in nats, end-of-text tokens included.
+
+    Raises:
+        ValueError: no story, or one that is longer than the model's context.
+    """
+    # ch05_pretraining.ipynb, "5.2 Opponents, and a floor"
+    rows = story_rows(told, tokenizer)
+    longest, room = max(map(len, rows), default=0) - 1, model.config.context_length
+    if longest > room:
+        raise ValueError(
+            f"a story of {longest} tokens does not fit into context_length={room}: leave it out, "
+            "or take a model with a longer context."
+        )
+    batches = [pad_rows(group) for group in pack_rows(rows, 8000)]
+    return evaluate(model, batches) * sum(map(count_targets, batches))
+
+
+def loss_over_entropy(model: nn.Module, tokenizer: BPETokenizer, told: Sequence[Story]) -> float:
+    """The model's loss on stories over their teller's own; 1 is the floor. Raises: `story_nats`."""
+    # ch05_pretraining.ipynb, "5.2 Opponents, and a floor"
+    return story_nats(model, tokenizer, told) / -sum(story.log_prob for story in told)
+
+
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Keep the directions of each matrix and make all of them about equally strong.
+
+    Newton-Schulz: five steps bring singular values between about 0.7 and 1.2. In bfloat16 on CUDA,
+    where it is fast, and in float32 elsewhere.
+
+    Shape:
+        matrices: (..., rows, columns); result: the same.
+
+    Source: Jordan et al. (2024), "Muon: An optimizer for hidden layers in neural networks".
+    """
+    # ch05_pretraining.ipynb, "5.4 AdamW, and Muon for the matrices"
+    tall = matrices.size(-2) > matrices.size(-1)
+    x = matrices.mT if tall else matrices
+    x = x.to(torch.bfloat16 if x.is_cuda else torch.float32)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # now none is above 1
+    for _ in range(steps):
+        gram = x @ x.mT  # (..., shorter side, shorter side)
+        x = 3.4445 * x + (2.0315 * (gram @ gram) - 4.7750 * gram) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+def nesterov_momentum(state: dict, gradient: Tensor, momentum: float) -> Tensor:
+    """A running mean of the gradients, kept in `state`, and seen one step ahead."""
+    # ch05_pretraining.ipynb, "5.4 AdamW, and Muon for the matrices"
+    if "momentum_buffer" not in state:
+        state["momentum_buffer"] = torch.zeros_like(gradient)
+    mean = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+    return gradient.lerp(mean, momentum)
+
+
+def check_matrices(groups: list[dict]) -> None:
+    """Raise ValueError if there is a parameter that Muon cannot train."""
+    # ch05_pretraining.ipynb, "5.4 AdamW, and Muon for the matrices"
+    for parts, p in ((group["parts"], p) for group in groups for p in group["params"]):
+        if p.ndim != 2 or parts < 1 or p.shape[0] % parts:
+            raise ValueError(
+                f"Muon: a parameter of shape {tuple(p.shape)}, parts={parts}; expected a matrix "
+                "whose rows can be shared out equally. Give other parameters to AdamW."
+            )
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised: for the matrices of hidden layers, or groups of them.
+
+    Settings: `momentum` (0.95), `weight_decay` (0) and `parts` (1), how many matrices are stacked
+    in each parameter: 3 in a fused query-key-value projection.
+
+    Raises: ValueError if a parameter is no matrix, or its rows cannot be shared out among `parts`.
+    Source: Jordan et al. (2024), "Muon: An optimizer for hidden layers in neural networks".
+    """
+
+    # ch05_pretraining.ipynb, "5.4 AdamW, and Muon for the matrices"
+
+    def __init__(self, params: Iterable, lr: float = 0.02, **settings: float) -> None:
+        usual = {"momentum": 0.95, "weight_decay": 0.0, "parts": 1}
+        super().__init__(params, {"lr": lr} | usual | settings)
+        check_matrices(self.param_groups)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One update of all parameters that have a gradient; equal shapes go in one go."""
+        alike = defaultdict(list)
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                update = nesterov_momentum(self.state[p], p.grad, group["momentum"])
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                for i in range(group["parts"]):
+                    piece, change = (t.chunk(group["parts"])[i] for t in (p, update))
+                    alike[piece.shape, p.device].append((piece, change, group["lr"]))
+        for (shape, _), pieces in alike.items():
+            changes = orthogonalise(torch.stack([change for _, change, _ in pieces]))
+            for (piece, _, rate), change in zip(pieces, changes, strict=True):
+                piece.add_(change, alpha=-rate * max(1, shape[0] / shape[1]) ** 0.5)
+
+
+def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks; AdamW for embeddings, norms, biases, all the rest.
+
+    Parameters that need no gradient are left out; the others stand in one group each.
+    """
+    # ch05_pretraining.ipynb, "5.4 AdamW, and Muon for the matrices"
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    matrices = [n for n, p in trained.items() if n.startswith("blocks.") and p.ndim == 2]
+    fused = [n for n in matrices if n.endswith("attention.qkv.weight")]
+    groups = {"fused": fused, "single": [n for n in matrices if n not in fused]}
+    groups["rest"] = [n for n in trained if n not in matrices]
+    sizes = {kind: sum(trained[n].numel() for n in names) for kind, names in groups.items()}
+    assert sum(sizes.values()) == sum(p.numel() for p in trained.values()), sizes
+    fused, single, rest = ([trained[n] for n in names] for names in groups.values())
+    optimizers = []
+    if fused or single:
+        pieces = [{"params": fused, "parts": 3}, {"params": single, "parts": 1}]
+        optimizers.append(Muon(pieces, recipe.muon_rate, weight_decay=recipe.weight_decay))
+    if rest:
+        optimizers.append(torch.optim.AdamW(rest, recipe.adamw_rate, (0.9, 0.95), weight_decay=0.0))
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["peak"] = group["lr"]
+    return optimizers
+
+
+def learning_rate_at(progress: float, warmup: float = 0.04, decay: float = 0.5) -> float:
+    """The factor for the learning rates: up from 0 at first, at the end down to 0, 1 between.
+
+    Args:
+        progress: of the run, from 0 to 1.
+        warmup, decay: the shares of the run in which the factor rises and falls.
+    """
+    # ch05_pretraining.ipynb, "5.5 How fast to learn, and when"
+    rising = progress / warmup if progress < warmup else 1.0
+    falling = (1 - progress) / decay if 1 - progress < decay else 1.0
+    return max(0.0, min(rising, falling))
+
+
+def training_step(
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    batches: Sequence[Batch],
+    max_norm: float = math.inf,
+) -> tuple[float, float]:
+    """One update from several batches as if they were one; its loss, and its gradient's length.
+
+    Raises:
+        FloatingPointError: the loss or a gradient is not a number; nothing was changed.
+    """
+    # ch05_pretraining.ipynb, "5.5 How fast to learn, and when"
+    counts = [count_targets(batch) for batch in batches]
+    loss = 0.0
+    for batch, count in zip(batches, counts, strict=True):
+        part = next_token_loss(model, *batch) * (count / sum(counts))
+        part.backward()
+        loss += part.item()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm).item()
+    if math.isfinite(loss + norm):
+        for optimizer in optimizers:
+            optimizer.step()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    if not math.isfinite(loss + norm):
+        raise FloatingPointError(f"loss {loss}, gradient {norm}: try lower learning rates.")
+    return loss, norm
+
+
+@dataclass
+class History:
+    """What happened in a run, as plain numbers and texts."""
+
+    # ch05_pretraining.ipynb, "5.6 The training loop"
+
+    steps: list[dict] = field(default_factory=list)  # tokens, loss, factor, norm, seconds
+    looks: list[dict] = field(default_factory=list)  # step, tokens, and what was seen
+    finished: bool = False
+
+
+@contextmanager
+def own_randomness(model: nn.Module, seed: int | None = None) -> Iterator[None]:
+    """Inside, random numbers start from `seed`; outside, nobody notices."""
+    # ch05_pretraining.ipynb, "5.6 The training loop"
+    device = next(model.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+class TrainingRun:
+    """A model in training, with everything that changes on the way."""
+
+    # ch05_pretraining.ipynb, "5.6 The training loop"
+
+    def __init__(self, model: nn.Module, batches: Batches, recipe: Recipe) -> None:
+        self.model, self.batches, self.recipe = model, batches, recipe
+        self.optimizers = build_optimizers(model, recipe)
+        self.history, self.stream = History(), iter(batches)
+
+    def step(self) -> int:
+        """Learn from the next batches; how many tokens that were, 0 when there are no more."""
+        start, before = time.perf_counter(), self.batches.place["tokens"]
+        group = list(islice(self.stream, self.recipe.accumulate))
+        if not group:
+            self.history.finished = True
+            return 0
+        after = self.batches.place["tokens"]
+        middle = min(1.0, (before + after) / 2 / self.batches.total_tokens)
+        factor = learning_rate_at(middle, self.recipe.warmup, self.recipe.decay)
+        for rates in (rates for optimizer in self.optimizers for rates in optimizer.param_groups):
+            rates["lr"] = factor * rates["peak"]
+        loss, norm = training_step(self.model, self.optimizers, group, self.recipe.max_norm)
+        entry = {"tokens": after, "loss": loss, "factor": factor, "norm": norm}
+        self.history.steps.append(entry | {"seconds": time.perf_counter() - start})
+        return after - before
+
+
+# ch05_pretraining.ipynb, "5.6 The training loop"
+Watch = Callable[[GPTModel], dict]  # what to note down about a model, as plain numbers and texts
+
+
+def look(run: TrainingRun, validation: Iterable[Batch] | None, watch: Watch | None) -> None:
+    """Note down how the model does by now, without touching its training."""
+    # ch05_pretraining.ipynb, "5.6 The training loop"
+    seen = {"step": len(run.history.steps), "tokens": run.batches.place["tokens"]}
+    if any(seen["step"] == other["step"] for other in run.history.looks):
+        return  # before an interruption
+    with own_randomness(run.model), evaluating(run.model):
+        if validation is not None:
+            seen["validation"] = evaluate(run.model, validation)
+        run.history.looks.append(seen | (watch(run.model) if watch else {}))
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, or Jupyter's stop button, waits for the end of a step; a second one does not wait."""
+    # ch05_pretraining.ipynb, "5.6 The training loop"
+    pressed: list[int] = []
+
+    def press(number: int, frame: object) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    try:
+        usual = signal.signal(signal.SIGINT, press)
+    except ValueError:  # not the main thread: signals do not come here
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def pretrain(
+    model: GPTModel,
+    batches: Batches,
+    recipe: Recipe | None = None,
+    *,
+    validation: Sequence[Batch] | None = None,
+    watch: Watch | None = None,
+    watch_every: int = 100,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 200,
+) -> History:
+    """Train `model` in place on all of `batches`; look at it every `watch_every` steps.
+
+    With a `checkpoint`, the run is saved there, and goes on from there if it was interrupted: on a
+    CPU, bit for bit as if it had not been. Ctrl-C saves it and returns what there is.
+
+    Raises:
+        ValueError: bad batches, or the checkpoint is of another run.
+        FloatingPointError: the loss is no longer a number.
+    """
+    # ch05_pretraining.ipynb, "5.6 The training loop"
+    run = TrainingRun(model, batches, recipe or Recipe())
+    with own_randomness(model, run.recipe.seed), stoppable() as stopped:
+        if checkpoint is not None and Path(checkpoint).exists():
+            restore_run(run, checkpoint)
+        train(run, stopped, validation, watch, watch_every, checkpoint, checkpoint_every)
+    return run.history
+
+
+def train(
+    run: TrainingRun,
+    stopped: Callable[[], bool],
+    validation: Sequence[Batch] | None,
+    watch: Watch | None,
+    watch_every: int,
+    checkpoint: str | Path | None,
+    checkpoint_every: int,
+) -> None:
+    """The loop of `pretrain`: look, step, save, until the batches end or somebody stops it."""
+    # ch05_pretraining.ipynb, "5.6 The training loop"
+    done, steps = run.batches.place["tokens"], run.history.steps
+    style = {"unit": " tokens", "unit_scale": True, "file": sys.stdout, "mininterval": 1.0}
+    run.model.train()
+    with tqdm(total=run.batches.total_tokens, initial=done, desc="training", **style) as bar:
+        while not stopped():
+            if len(steps) % watch_every == 0:
+                look(run, validation, watch)
+            learned = run.step()
+            if not learned:
+                look(run, validation, watch)  # at the very end
+                break
+            bar.set_postfix(loss=f"{steps[-1]['loss']:.3f}", refresh=False)
+            bar.update(min(learned, bar.total - bar.n))
+            if checkpoint is not None and len(steps) % checkpoint_every == 0:
+                save_run(run, checkpoint)
+    run.model.eval()
+    if checkpoint is not None and steps:
+        save_run(run, checkpoint)
+
+
+# ch05_pretraining.ipynb, "5.7 Checkpoints"
+CHECKPOINT_FORMAT = "gpt checkpoint, version 1"
+
+
+def both_files(path: str | Path) -> tuple[Path, Path]:
+    """Where a checkpoint's tensors and its description lie.
+
+    Raises:
+        ValueError: the path does not end in .safetensors.
+    """
+    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"checkpoint {path}: expected a name that ends in .safetensors")
+    return path, path.with_suffix(".json")
+
+
+def save_checkpoint(
+    path: str | Path, model: GPTModel, tensors: dict[str, Tensor] | None = None, **notes: object
+) -> None:
+    """Save a model as `path`, a .safetensors, and a .json beside it: both whole, or neither.
+
+    Args:
+        tensors: more of them, such as an optimiser's averages.
+        notes: whatever else is worth keeping; numbers, texts, lists and dicts.
+
+    Raises:
+        ValueError: the path has another ending.
+        TypeError: JSON cannot hold the notes.
+        OSError: no space left. In each case, older files stay as they were.
+    """
+    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    weights, sheet = both_files(path)
+    key = secrets.token_hex(8)  # stands in both files: they belong together
+    content = {"format": CHECKPOINT_FORMAT, "key": key, "config": asdict(model.config)}
+    text = json.dumps(content | {"notes": notes}, indent=1)
+    named = {f"model.{name}": value for name, value in model.state_dict().items()} | (tensors or {})
+    named = {name: value.detach().contiguous() for name, value in named.items()}
+    with written_whole(sheet) as new_sheet, written_whole(weights) as new_weights:
+        save_file(named, new_weights, metadata={"key": key})
+        new_sheet.write_text(text, encoding="utf-8")
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """All tensors of a checkpoint, and its description. Runs no code from the files.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: they are damaged, something else, or not of one checkpoint.
+    """
+    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    weights, sheet = both_files(path)
+    for file in (weights, sheet):
+        if not file.is_file():
+            pair = f"a checkpoint is two files, {weights.name} and {sheet.name}"
+            raise FileNotFoundError(f"{file} is missing: {pair}. Give another path, or train anew.")
+    try:
+        content = json.loads(sheet.read_text(encoding="utf-8"))
+        with safe_open(weights, framework="pt") as file:
+            key = (file.metadata() or {}).get("key")
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+        if content["format"] != CHECKPOINT_FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, not {CHECKPOINT_FORMAT!r}")
+        if content["key"] != key:
+            raise ValueError("the two files are not of the same checkpoint")
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{weights} with {sheet.name} is not a checkpoint of this course, or it is damaged "
+            f"({str(error) or error!r:.200}). Give another path, or delete both and train anew."
+        ) from None
+    return tensors, content
+
+
+def differences(saved: object, wanted: object, name: str = "") -> list[str]:
+    """What differs between two descriptions, by name; nested ones are looked into.
+
+    Example:
+        >>> differences({"size": {"embed_dim": 64}}, {"size": {"embed_dim": 128}})
+        ['size.embed_dim is 64 in the file, 128 here']
+    """
+    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        names = dict.fromkeys([*saved, *wanted])
+        inside = [differences(saved.get(n), wanted.get(n), f"{name}.{n}".strip(".")) for n in names]
+        return [line for lines in inside for line in lines]
+    return [] if saved == wanted else [f"{name} is {saved} in the file, {wanted} here"]
+
+
+def fill_model(model: GPTModel, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Put a checkpoint's weights into `model`. Raises ValueError if they do not fit."""
+    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {path} do not fit the model: {error}") from None
+
+
+def load_checkpoint(path: str | Path, config: GPTConfig | None = None) -> tuple[GPTModel, dict]:
+    """The model that was saved, on the CPU, and its notes. Runs no code from the files.
+
+    Args:
+        config: what you expect; None for any.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_checkpoint`; or another configuration than `config`.
+    """
+    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    tensors, content = read_checkpoint(path)
+    if config and (other := differences(content["config"], asdict(config))):
+        raise ValueError(
+            f"{path} holds a model of another configuration: {'; '.join(other)}. Give the path of "
+            "another checkpoint, or leave out `config` to take the model as it is."
+        )
+    try:
+        model = GPTModel(GPTConfig(**content["config"]), seed=0)
+    except TypeError as error:
+        raise ValueError(f"{path}: its configuration is not a GPTConfig's ({error}).") from None
+    fill_model(model, tensors, path)
+    return model.eval(), content["notes"]
+
+
+def save_run(run: TrainingRun, path: str | Path) -> None:
+    """Save all that is needed to go on with a run as if nothing had happened. Raises as above."""
+    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    tensors = {"random": torch.get_rng_state()}  # dropout draws from it
+    for number, optimizer in enumerate(run.optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                tensors[f"optimizer.{number}.{index}.{name}"] = value
+    notes = {"recipe": asdict(run.recipe), "batches": run.batches.settings}
+    notes |= {"place": run.batches.place, "history": asdict(run.history)}
+    save_checkpoint(path, run.model, tensors, **notes)
+
+
+def restore_run(run: TrainingRun, path: str | Path) -> None:
+    """Go on where `save_run` was. Raises ValueError if the file is of another run."""
+    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    tensors, content = read_checkpoint(path)
+    notes = content["notes"]
+    here = {"config": asdict(run.model.config), "recipe": asdict(run.recipe)}
+    here["batches"] = run.batches.settings
+    there = {name: (content | notes).get(name) for name in here}
+    if other := differences(there, here):
+        raise ValueError(
+            f"{path} is a checkpoint of another run: {'; '.join(other)}. Give another path, or "
+            "delete it to begin anew."
+        )
+    fill_model(run.model, tensors, path)
+    fill_optimizers(run.optimizers, tensors)
+    torch.set_rng_state(tensors["random"])
+    run.batches.place, run.history = notes["place"], History(**notes["history"])
+
+
+def fill_optimizers(
+    optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]
+) -> None:
+    """Put back the averages that the optimisers had when they were saved."""
+    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, index, key = name.split(".")
+            states[int(number)]["state"].setdefault(int(index), {})[key] = value
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict(state)
+
+
+def answer_spans(story: Story, row: list[int], tokenizer: BPETokenizer) -> list[tuple[int, int]]:
+    """For each probe of a story, where in its row the tokens of the answer begin and end."""
+    # ch05_pretraining.ipynb, "5.8 The story model"
+    ends = list(accumulate(len(tokenizer.vocab[i]) for i in row[1:-1]))  # in bytes
+    spans = []
+    for probe in story.probes:
+        start = len(story.text[: probe.start].encode())
+        stop = start + len(probe.answer.encode())
+        spans.append((bisect_right(ends, start) + 1, bisect_left(ends, stop) + 2))
+    return spans
+
+
+def who_has_what(
+    model: nn.Module, tokenizer: BPETokenizer, told: Iterable[Story]
+) -> tuple[int, int]:
+    """At how many probes the model's likeliest tokens spell the right name; and of how many."""
+    # ch05_pretraining.ipynb, "5.8 The story model"
+    told = sorted((story for story in told if story.probes), key=lambda story: len(story.text))
+    pairs = list(zip(told, story_rows(told, tokenizer), strict=True))
+    device, right, asked = next(model.parameters()).device, 0, 0
+    with evaluating(model):
+        for group in (pairs[i : i + 64] for i in range(0, len(pairs), 64)):
+            inputs, targets = pad_rows([row for _, row in group])
+            hits = model(inputs.to(device)).argmax(-1).cpu() == targets  # (rows, tokens)
+            for (story, row), hit in zip(group, hits, strict=True):
+                spans = answer_spans(story, row, tokenizer)
+                right += sum(bool(hit[first - 1 : last - 1].all()) for first, last in spans)
+                asked += len(spans)
+    return right, asked
+
+
+def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval that holds the true share in 95 of 100 cases, when `right` of `total` were seen.
+
+    Raises:
+        ValueError: `total` below 1, or `right` not between 0 and it.
+
+    Source: Wilson (1927), "Probable Inference, the Law of Succession, and Statistical Inference".
+    """
+    # ch05_pretraining.ipynb, "5.8 The story model"
+    if total < 1 or not 0 <= right <= total:
+        raise ValueError(f"wilson: {right} of {total}, expected 0 to all of at least 1.")
+    share = right / total
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    spread = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + (z / 2 / total) ** 2)
+    return max(0.0, middle - spread), min(1.0, middle + spread)
+
+
+def head_start(model: GPTModel, position_size: float, copying: float, seed: int = 0) -> None:
+    """Start positions as waves, and attention as a hand that passes on what it sees; in place.
+
+    Source: sinusoidal positions from Vaswani et al. (2017), "Attention Is All You Need", 3.5.
+    """
+    # ch05_pretraining.ipynb, "5.8 The story model"
+    length, dim = model.position_embedding.weight.shape
+    speeds = torch.exp(-math.log(length) * torch.arange(0, dim, 2) / dim)
+    angles = torch.arange(length)[:, None] * speeds  # (context_length, embed_dim / 2)
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)[:, :dim]
+    dice = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        model.position_embedding.weight.copy_(position_size * 2**0.5 * waves)
+        for block in model.blocks:
+            turn, _ = torch.linalg.qr(torch.randn(dim, dim, generator=dice))
+            block.attention.qkv.weight[2 * dim :] = copying * turn  # values
+            block.attention.out.weight.copy_(copying * turn.T)
+
+
+def new_story_model(recipe: StoryRecipe) -> GPTModel:
+    """The story model before its first step."""
+    # ch05_pretraining.ipynb, "5.8 The story model"
+    sizes = ("vocab_size", "context_length", "embed_dim", "num_heads", "num_layers")
+    config = GPTConfig(**{name: getattr(recipe, name) for name in sizes})
+    model = GPTModel(config, seed=recipe.seed)
+    head_start(model, recipe.position_size, recipe.copying, recipe.seed)
+    return model
+
+
+def write_story(
+    model: GPTModel,
+    tokenizer: BPETokenizer,
+    beginning: str = "",
+    max_new_tokens: int = 200,
+    **sampling: object,
+) -> str:
+    """A story that begins as given; `sampling` as for `generate`."""
+    # ch05_pretraining.ipynb, "5.8 The story model"
+    end = tokenizer.special_tokens[END_OF_TEXT]
+    prompt = [end, *tokenizer.encode(beginning)]
+    (row,) = generate(model, [prompt], max_new_tokens, eos_id=end, **sampling)
+    return tokenizer.decode(i for i in row if i != end)
+
+
+def watch_stories(tokenizer: BPETokenizer, count: int = 200, seed: int = 0) -> Watch:
+    """What to note down while a story model learns: loss over entropy, who has what, a sample."""
+    # ch05_pretraining.ipynb, "5.8 The story model"
+    told = list(islice(stories(seed, "validation"), count))
+
+    def watch(model: GPTModel) -> dict:
+        right, asked = who_has_what(model, tokenizer, told)
+        dice = torch.Generator().manual_seed(seed)
+        sample = write_story(model, tokenizer, max_new_tokens=80, top_p=0.95, generator=dice)
+        ratio = loss_over_entropy(model, tokenizer, told)
+        return {"ratio": ratio, "right": right, "asked": asked, "sample": sample}
+
+    return watch
+
+
+def functions_in(thing: object) -> list[Callable]:
+    """The plain functions in a function or class that the course defines; none in anything else."""
+    # ch05_pretraining.ipynb, "5.8 The story model"
+    thing = inspect.unwrap(thing) if callable(thing) else thing
+    if getattr(thing, "__module__", "") not in ("__main__", evaluating.__module__):
+        return []
+    members = list(vars(thing).values()) if isinstance(thing, type) else [thing]
+    inner = [getattr(m, "fget", None) or getattr(m, "func", None) or m for m in members]
+    inner = [inspect.unwrap(getattr(m, "__func__", m)) for m in inner]
+    written = [m for m in inner if inspect.isfunction(m) and m.__code__.co_filename != "<string>"]
+    return written + [f for base in getattr(thing, "__bases__", ()) for f in functions_in(base)]
+
+
+def code_of(*things: Callable) -> dict[str, str]:
+    """The code of functions and classes and of all of the course's that they use, by name.
+
+    Comments do not count, and neither does where it stands, in a notebook or in the module.
+    """
+    # ch05_pretraining.ipynb, "5.8 The story model"
+    found: dict[str, str] = {}
+    waiting = list(things)
+    while waiting:
+        for function in functions_in(waiting.pop()):
+            if function.__qualname__ not in found:
+                tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+                found[function.__qualname__] = ast.unparse(tree)
+                used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+                used &= function.__globals__.keys()
+                values = {name: function.__globals__[name] for name in used}
+                found |= {n: repr(v) for n, v in values.items() if isinstance(v, str | int | float)}
+                waiting += values.values()
+    return found
+
+
+def best_device() -> torch.device:
+    """CUDA where there is one, else the CPU, which is quicker than most others for small models."""
+    # ch05_pretraining.ipynb, "5.8 The story model"
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def story_checkpoint(recipe: StoryRecipe) -> Path:
+    """Where the story model of a recipe is kept. Other code, other stories: another file."""
+    # ch05_pretraining.ipynb, "5.8 The story model"
+    world = sorted(Path(shared.stories.__file__).parent.rglob("*.py"))
+    texts = [path.read_text(encoding="utf-8") for path in world]
+    code = code_of(pretrain, new_story_model, watch_stories, StoryBatches, story_tokenizer)
+    return artifact_path("checkpoints/stories.safetensors", recipe, texts, code)
+
+
+def expected_seconds(model: GPTModel, batches: StoryBatches, recipe: Recipe) -> float:
+    """How long a run will take here, from one step on a copy."""
+    # ch05_pretraining.ipynb, "5.8 The story model"
+    batch, trial = next(batches.chunk(0, 1.0)), copy.deepcopy(model).train()
+    optimizers = build_optimizers(trial, recipe)
+    training_step(trial, optimizers, [batch])  # the first one is slower
+    start = time.perf_counter()
+    training_step(trial, optimizers, [batch])
+    return (time.perf_counter() - start) * batches.total_tokens / count_targets(batch)
+
+
+def story_model(recipe: StoryRecipe | None = None) -> tuple[GPTModel, BPETokenizer]:
+    """The pretrained story model and its tokenizer, pretrained at the first call: some minutes.
+
+    Raises:
+        RuntimeError: it was stopped on the way; the next call goes on from there.
+    """
+    # ch05_pretraining.ipynb, "5.8 The story model"
+    recipe = recipe or StoryRecipe()
+    path, tokenizer = story_checkpoint(recipe), story_tokenizer(recipe.vocab_size)
+    model = new_story_model(recipe).to(best_device())
+    if path.exists():
+        saved, notes = load_checkpoint(path, model.config)
+        if notes["history"]["finished"]:
+            return saved.to(best_device()), tokenizer
+    batches = StoryBatches(tokenizer, recipe)
+    minutes = expected_seconds(model, batches, recipe.training) / 60
+    print(f"Pretraining the story model, once: about {minutes:.1f} minutes on this machine.")
+    watched = {"watch": watch_stories(tokenizer), "watch_every": 50}
+    history = pretrain(model, batches, recipe.training, checkpoint=path, **watched)
+    if not history.finished:
+        raise RuntimeError("the story model's training was stopped; call again to go on from there")
+    return model, tokenizer
+
+
+# ch05_pretraining.ipynb, "5.9 GPT-2's weights"
+GPT2_PARTS = {
+    "wte": "token_embedding",
+    "wpe": "position_embedding",
+    "ln_f": "final_norm",
+    "ln_1": "norm1",
+    "attn.c_attn": "attention.qkv",
+    "attn.c_proj": "attention.out",
+    "ln_2": "norm2",
+    "mlp.c_fc": "feed_forward.up",
+    "mlp.c_proj": "feed_forward.down",
+}
+
+
+def gpt2_name(name: str) -> str | None:
+    """What GPT-2's `name` is called in `GPTModel`; None for what it does not need.
+
+    Example:
+        >>> gpt2_name("transformer.h.3.attn.c_attn.weight")
+        'blocks.3.attention.qkv.weight'
+    """
+    # ch05_pretraining.ipynb, "5.9 GPT-2's weights"
+    name = name.removeprefix("transformer.")
+    if name == "lm_head.weight" or name.endswith((".attn.bias", ".attn.masked_bias")):
+        return None  # the tied head once more, and the causal mask
+    *block, rest = re.split(r"^(h\.\d+)\.", name)
+    part, _, kind = rest.rpartition(".")
+    if part not in GPT2_PARTS:
+        raise ValueError(f"GPT-2 has no part {name!r}")
+    return ".".join([*(b.replace("h.", "blocks.") for b in block if b), GPT2_PARTS[part], kind])
+
+
+def gpt2_config(content: dict, dropout: float = 0.0) -> GPTConfig:
+    """Our configuration from the content of GPT-2's config.json.
+
+    Raises:
+        ValueError: not a GPT-2, or one of a kind that `GPTModel` does not compute.
+    """
+    # ch05_pretraining.ipynb, "5.9 GPT-2's weights"
+    usual = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
+    usual |= {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+    usual |= {"tie_word_embeddings": True, "add_cross_attention": False, "n_inner": None}
+    if content.get("n_inner") == 4 * content.get("n_embd", 0):
+        content = content | {"n_inner": None}
+    if other := [n for n, value in usual.items() if content.get(n, value) != value]:
+        found = ", ".join(f"{name}={content[name]!r} (expected {usual[name]!r})" for name in other)
+        raise ValueError(f"config.json describes another model than GPT-2: {found}.")
+    names = ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")
+    if missing := [name for name in names if name not in content]:
+        raise ValueError(f"config.json does not say {missing}: is it a GPT-2's?")
+    return GPTConfig(*(content[name] for name in names), dropout=dropout)
+
+
+def gpt2_files(name_or_folder: str | Path) -> tuple[Path, Path]:
+    """config.json and model.safetensors, from a folder or from the Hugging Face hub.
+
+    Raises:
+        FileNotFoundError: a file is missing in the folder, or it is no name of a model.
+        DownloadError: the hub cannot be reached.
+    """
+    # ch05_pretraining.ipynb, "5.9 GPT-2's weights"
+    names, folder = ("config.json", "model.safetensors"), Path(name_or_folder).expanduser()
+    if folder.is_dir():
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            raise FileNotFoundError(f"{folder} holds no {' and no '.join(missing)}; it needs both.")
+        return folder / names[0], folder / names[1]
+    repo = str(name_or_folder)
+    repo = f"openai-community/{repo}" if repo in GPT2_CONFIGS else repo
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", repo):
+        raise FileNotFoundError(
+            f"{name_or_folder} is neither a folder nor a model's name; expected one of "
+            f"{', '.join(GPT2_CONFIGS)}, or OWNER/NAME on the Hugging Face hub."
+        )
+    advice = "load_gpt2 takes a folder with both files, too. Your own model needs no network."
+    return hub_file(repo, names[0], advice=advice), hub_file(repo, names[1], advice=advice)
+
+
+def load_gpt2(name_or_folder: str | Path = "gpt2", dropout: float = 0.0) -> GPTModel:
+    """GPT-2 with its published weights: by name, "gpt2" to "gpt2-xl", or from a folder.
+
+    A folder holds config.json and model.safetensors in Hugging Face's format. Runs no code from it.
+
+    Raises:
+        FileNotFoundError, DownloadError: as `gpt2_files`.
+        ValueError: the files are damaged, or of another kind of model.
+    """
+    # ch05_pretraining.ipynb, "5.9 GPT-2's weights"
+    config_file, weights_file = gpt2_files(name_or_folder)
+    try:
+        config = gpt2_config(json.loads(config_file.read_text(encoding="utf-8")), dropout)
+        weights = {}
+        with safe_open(weights_file, framework="pt") as file:
+            for theirs in file.keys():
+                if ours := gpt2_name(theirs):
+                    tensor = file.get_tensor(theirs).float()
+                    stored_turned = ours.startswith("blocks.") and tensor.ndim == 2
+                    weights[ours] = tensor.T.contiguous() if stored_turned else tensor.clone()
+        with torch.device("meta"):  # only shapes: the weights come from the file
+            model = GPTModel(config)
+        model.load_state_dict(weights, assign=True)
+    except (SafetensorError, ValueError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"{name_or_folder} is not a GPT-2 that can be loaded: {error}") from None
+    return model.eval()
