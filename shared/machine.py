@@ -218,7 +218,7 @@ CHAPTERS = (
     Chapter("ch03_attention", "How words look at each other", "attention", 5, 25),
     Chapter("ch04_gpt_model", "The whole model", "a GPT, untrained", 5, 35),
     Chapter("ch05_pretraining", "Learning from text", "a GPT that tells stories", 20, 220),
-    Chapter("ch06_classifier_finetune", "One question about a text", "a classifier"),
+    Chapter("ch06_classification_finetune", "One question about a text", "a classifier"),
     Chapter("ch07_instruction_finetune", "Doing what it is asked", "an assistant"),
 )
 

@@ -16,6 +16,10 @@ DOING = (
     "counting coins|hanging up shirts|picking flowers|talking to a donkey|blowing bubbles|"
     "sweeping the steps)"
 )
+ANIMAL = (
+    "(crow|goose|cow|frog|bee|squirrel|rooster|mouse|snail|sheep|robin|hedgehog|fox|pigeon|"
+    "donkey|beetle)"
+)
 ANIMALS = ("cat", "dog", "goat", "crow", "monkey", "goose", "puppy", "magpie")
 
 
@@ -43,6 +47,7 @@ class Beats(Tale):
             p=p,
         )
         self.world.move(a, p)
+        self.detail()
 
     def open_pair(self, a: Person, b: Person, p: Place) -> None:
         self.say(
@@ -62,6 +67,7 @@ class Beats(Tale):
         )
         self.world.move(a, p)
         self.world.move(b, p)
+        self.detail()
 
     def has(self, a: Person, x: Thing) -> None:
         self.say(
@@ -132,22 +138,31 @@ class Beats(Tale):
             "the streets grew quiet|it began to snow|it got warm).",
             "~Time passed, as it does.",
         )
+        self.detail()
 
-    def detail(self) -> None:
+    def detail(self, probability: float = 0.6) -> None:
         """Perhaps something small to hear, see or smell."""
-        if not self.chance.maybe(0.5):
+        if not self.chance.maybe(probability):
             return
-        animal = "(crow|goose|cow|frog|bee|squirrel|rooster|mouse|snail|sheep|robin|hedgehog)"
         self.say(
-            f"A {animal} (called|hopped past|looked on|made a funny noise|went to sleep) "
-            "(nearby|close to a wall|near the gate|in the shade|for no reason).",
-            "The (wind|air|grass|ground|sky|light) was (soft|cool|full of dust|very still|sweet|"
-            "strange that day).",
+            f"A {ANIMAL} (called|hopped past|looked on|made a funny noise|went to sleep|"
+            "scratched its ear|sat down) (nearby|close to a wall|near the gate|in the shade|"
+            "for no reason|under a cart|with one eye open).",
+            "The (wind|air|grass|ground|sky|light|path|dust) was (soft|cool|warm|very still|sweet|"
+            "strange that day|golden|wet).",
             "Somewhere (a dog barked|a door closed|somebody laughed|a clock struck (two|four|six)|"
-            "a horse was walking|a baby cried|a fiddle played).",
-            "It smelled of (bread|hay|smoke|soap|apples|wet earth|paint|coffee|roses|fish).",
-            "(Two|Three|Four|Five) (children|women|men|sailors) (went by|walked past|sat nearby), "
-            "(singing|arguing|laughing|whispering|in a hurry).",
+            "a horse was walking|a baby cried|a fiddle played|a pot boiled over|a gate creaked).",
+            "It smelled of (bread|hay|smoke|soap|apples|wet earth|paint|coffee|roses|fish|cheese|"
+            "mint) and (oil|honey|salt|onions|leather|pepper|ink|wool).",
+            "(Two|Three|Four|Five|Six) (children|women|men|sailors|farmers|soldiers) (went by|"
+            "walked past|sat nearby|stood around), (singing|arguing|laughing|whispering|yawning|"
+            "in a hurry|eating pears|telling jokes).",
+            "On a (bench|wall|rope|branch|window sill) (hung|lay|stood) (a wet coat|an empty cage|"
+            "two red boots|a broom|half a cake|a straw hat|a pair of gloves|somebody's lunch).",
+            f"(First|Soon|Now and then) a {ANIMAL} (chased|followed|watched|teased) a {ANIMAL}.",
+            "(Far away|In the distance|Close by|Down below) (a ship|a train|a balloon|a cart|a bus|"
+            "a flock of birds|a row of lamps) (went past|could be seen|came slowly nearer|"
+            "stood still).",
         )
 
     # ---- wanting, asking, giving ---------------------------------------------------------------

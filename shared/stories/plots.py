@@ -143,7 +143,6 @@ def lend_and_return(t: Beats) -> None:
     t.ask(b, a, x)
     t.lend(a, b, x)
     t.later()
-    t.detail()
     t.ask_back(a, b, x)
     t.give_back(b, a, x)
     t.end(a, b)
@@ -1257,7 +1256,6 @@ def quarrel(t: Beats) -> None:
         b=b,
     )
     t.later()
-    t.detail()
     t.say(
         "{A.n} stood at {b.n}'s door with {x.the}.",
         "There was a knock. It was {a.n} with {x.the}.",
