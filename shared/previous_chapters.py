@@ -11,6 +11,7 @@ import heapq
 import inspect
 import json
 import math
+import platform
 import random
 import re
 import secrets
@@ -1074,7 +1075,7 @@ def initialise(model: nn.Module, num_layers: int, generator: torch.Generator | N
     """Give `model` GPT-2's first weights, in place.
 
     Matrices are normal with spread 0.02, biases 0. The two layers of each block that write to
-    the residual stream get 0.02 / sqrt(2 * num_layers), so that the sum of all notes keeps its size.
+    the residual stream get 0.02 / sqrt(2 * num_layers), so that the sum of the notes stays small.
 
     Source: Radford et al. (2019), "Language Models are Unsupervised Multitask Learners", 2.3.
     """
@@ -1090,10 +1091,12 @@ def initialise(model: nn.Module, num_layers: int, generator: torch.Generator | N
 
 @cache
 def convolution_pays() -> bool:
-    """Whether this CPU has AVX-512 and PyTorch the library that makes use of it."""
+    """Whether this is an AMD processor with AVX-512, and PyTorch has oneDNN for it."""
     # ch04_gpt_model.ipynb, "4.7 The same numbers, sooner"
+    linux = Path("/proc/cpuinfo")
+    maker = linux.read_text() if linux.exists() else platform.processor()
     avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return avx512 and torch.backends.mkldnn.is_available()
+    return avx512 and "AuthenticAMD" in maker and torch.backends.mkldnn.is_available()
 
 
 def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
