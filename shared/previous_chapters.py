@@ -2001,6 +2001,9 @@ class TrainingRun:
     # ch05_pretraining.ipynb, "5.6 The training loop"
 
     def __init__(self, model: nn.Module, batches: Batches, recipe: Recipe) -> None:
+        if not isinstance(batches, Batches):
+            kind = type(batches).__name__
+            raise TypeError(f"batches: a {kind}; expected StoryBatches, WindowBatches or your own.")
         self.model, self.batches, self.recipe = model, batches, recipe
         self.optimizers = build_optimizers(model, recipe)
         self.history, self.stream = History(), iter(batches)
