@@ -21,7 +21,7 @@ import textwrap
 import time
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
@@ -129,6 +129,7 @@ __all__ = [
     # ch05_pretraining
     "Recipe",
     "StoryRecipe",
+    "story_recipe",
     "IGNORED",
     "Batch",
     "count_targets",
@@ -154,6 +155,7 @@ __all__ = [
     "learning_rate_at",
     "training_step",
     "History",
+    "is_due",
     "own_randomness",
     "TrainingRun",
     "Watch",
@@ -177,6 +179,7 @@ __all__ = [
     "head_start",
     "new_story_model",
     "write_story",
+    "STORY_LOOKS",
     "watch_stories",
     "functions_in",
     "code_of",
@@ -1530,9 +1533,9 @@ class Recipe:
     # ch05_pretraining.ipynb, "Parameters"
 
     muon_rate: float = 0.02  # for the matrices in the blocks: how far a step turns them
-    adamw_rate: float = 0.006  # for embeddings, norms and biases
-    warmup: float = 0.04  # share of the run in which the rates rise from 0
-    decay: float = 0.5  # share of the run, at its end, in which they fall back to 0
+    adamw_rate: float = 0.015  # for embeddings, norms and biases
+    warmup: float = 0.01  # share of the run in which the rates rise from 0
+    decay: float = 0.7  # share of the run, at its end, in which they fall back to 0
     weight_decay: float = 0.0  # no story comes often enough to be learnt by heart
     max_norm: float = 1.0  # a longer gradient is shortened to this length
     accumulate: int = 1  # batches per step
@@ -1550,13 +1553,26 @@ class StoryRecipe:
     embed_dim: int = 128  # small enough for minutes on two cores
     num_heads: int = 4  # 32 numbers for each
     num_layers: int = 4  # two suffice to copy, four to know whom
-    total_tokens: int = 2_500_000  # to learn from: some minutes on two cores
-    tokens_per_batch: int = 3_400  # about 32 stories
-    curriculum: tuple[tuple[float, float], ...] = ((0.0, 30), (0.25, 60))  # short stories first
+    total_tokens: int = 2_900_000  # to learn from: some minutes on two cores
+    tokens_per_batch: int = 1_200  # about 15 stories: many small steps beat few large ones here
+    curriculum: tuple[tuple[float, float], ...] = ((0.0, 30), (0.1, 60))  # short stories first
     position_size: float = 0.02  # of the waves with which positions start
-    copying: float = 0.25  # how strongly attention starts by passing on what it sees
+    copying: float = 0.5  # how strongly attention starts by passing on what it sees
     seed: int = 0  # of weights and stories
     training: Recipe = Recipe()
+
+
+def story_recipe(scale: str = "auto") -> StoryRecipe:
+    """The recipe for a device: "laptop"; "gpu", which reads four times as much; "auto" chooses.
+
+    Raises:
+        ValueError: another scale.
+    """
+    # ch05_pretraining.ipynb, "Parameters"
+    if scale not in ("auto", "laptop", "gpu"):
+        raise ValueError(f'scale={scale!r}, expected "auto", "laptop" or "gpu".')
+    large = scale == "gpu" or (scale == "auto" and torch.cuda.is_available())
+    return StoryRecipe(total_tokens=(4 if large else 1) * StoryRecipe.total_tokens)
 
 
 # ch05_pretraining.ipynb, "5.1 What is a good guess?"
@@ -1931,7 +1947,7 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     return optimizers
 
 
-def learning_rate_at(progress: float, warmup: float = 0.04, decay: float = 0.5) -> float:
+def learning_rate_at(progress: float, warmup: float = 0.01, decay: float = 0.7) -> float:
     """The factor for the learning rates: up from 0 at first, at the end down to 0, 1 between.
 
     Args:
@@ -1982,6 +1998,12 @@ class History:
     steps: list[dict] = field(default_factory=list)  # tokens, loss, factor, norm, seconds
     looks: list[dict] = field(default_factory=list)  # step, tokens, and what was seen
     finished: bool = False
+
+
+def is_due(step: int, every: int | Container[int]) -> bool:
+    """Whether a step is one of every so many, or one of those that are listed."""
+    # ch05_pretraining.ipynb, "5.6 The training loop"
+    return step % every == 0 if isinstance(every, int) else step in every
 
 
 @contextmanager
@@ -2071,11 +2093,11 @@ def pretrain(
     *,
     validation: Sequence[Batch] | None = None,
     watch: Watch | None = None,
-    watch_every: int = 100,
+    watch_every: int | Container[int] = 100,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 200,
 ) -> History:
-    """Train `model` in place on all of `batches`; look at it every `watch_every` steps.
+    """Train `model` in place on all of `batches`, looking at it every so many steps, or at some.
 
     With a `checkpoint`, the run is saved there, and goes on from there if it was interrupted: on a
     CPU, bit for bit as if it had not been. Ctrl-C saves it and returns what there is.
@@ -2098,7 +2120,7 @@ def train(
     stopped: Callable[[], bool],
     validation: Sequence[Batch] | None,
     watch: Watch | None,
-    watch_every: int,
+    watch_every: int | Container[int],
     checkpoint: str | Path | None,
     checkpoint_every: int,
 ) -> None:
@@ -2109,7 +2131,7 @@ def train(
     run.model.train()
     with tqdm(total=run.batches.total_tokens, initial=done, desc="training", **style) as bar:
         while not stopped():
-            if len(steps) % watch_every == 0:
+            if is_due(len(steps), watch_every):
                 look(run, validation, watch)
             learned = run.step()
             if not learned:
@@ -2385,6 +2407,10 @@ def write_story(
     return tokenizer.decode(i for i in row if i != end)
 
 
+# ch05_pretraining.ipynb, "5.8 The story model"
+STORY_LOOKS = (0, 50, 100, 200, 300, 400, 600, 800, *range(1200, 20_000, 400))  # steps
+
+
 def watch_stories(tokenizer: BPETokenizer, count: int = 200, seed: int = 0) -> Watch:
     """What to note down while a story model learns: loss over entropy, who has what, a sample."""
     # ch05_pretraining.ipynb, "5.8 The story model"
@@ -2467,7 +2493,7 @@ def story_model(recipe: StoryRecipe | None = None) -> tuple[GPTModel, BPETokeniz
         RuntimeError: it was stopped on the way; the next call goes on from there.
     """
     # ch05_pretraining.ipynb, "5.8 The story model"
-    recipe = recipe or StoryRecipe()
+    recipe = recipe or story_recipe()
     path, tokenizer = story_checkpoint(recipe), story_tokenizer(recipe.vocab_size)
     model = new_story_model(recipe).to(best_device())
     if path.exists():
@@ -2477,7 +2503,7 @@ def story_model(recipe: StoryRecipe | None = None) -> tuple[GPTModel, BPETokeniz
     batches = StoryBatches(tokenizer, recipe)
     minutes = expected_seconds(model, batches, recipe.training) / 60
     print(f"Pretraining the story model, once: about {minutes:.1f} minutes on this machine.")
-    watched = {"watch": watch_stories(tokenizer), "watch_every": 50}
+    watched = {"watch": watch_stories(tokenizer), "watch_every": STORY_LOOKS}
     history = pretrain(model, batches, recipe.training, checkpoint=path, **watched)
     if not history.finished:
         raise RuntimeError("the story model's training was stopped; call again to go on from there")
