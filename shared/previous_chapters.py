@@ -145,12 +145,14 @@ __all__ = [
     "StoryBatches",
     "story_chunk",
     "WindowBatches",
+    "ngram_nats",
     "story_nats",
     "loss_over_entropy",
     "orthogonalise",
     "nesterov_momentum",
     "check_matrices",
     "Muon",
+    "parameter_groups",
     "build_optimizers",
     "learning_rate_at",
     "training_step",
@@ -1532,8 +1534,9 @@ class Recipe:
 
     # ch05_pretraining.ipynb, "Parameters"
 
-    muon_rate: float = 0.02  # for the matrices in the blocks: how far a step turns them
-    adamw_rate: float = 0.015  # for embeddings, norms and biases
+    matrix_optimizer: str = "muon"  # for the matrices in the blocks; or "adamw", to compare
+    matrix_rate: float = 0.02  # their learning rate: how far a step turns them
+    other_rate: float = 0.015  # of embeddings, norms and biases, always with AdamW
     warmup: float = 0.01  # share of the run in which the rates rise from 0
     decay: float = 0.7  # share of the run, at its end, in which they fall back to 0
     weight_decay: float = 0.0  # no story comes often enough to be learnt by heart
@@ -1822,6 +1825,40 @@ class WindowBatches(Batches):
             yield torch.stack([x for x, _ in windows]), torch.stack([y for _, y in windows])
 
 
+def ngram_nats(
+    learned: Iterable[Sequence[int]],
+    asked: Iterable[Sequence[int]],
+    order: int,
+    vocab_size: int,
+    prior: float = 2.0,
+) -> list[float]:
+    """What counting pays for the rows `asked`, in nats: single tokens, pairs, up to `order` tokens.
+
+    Each context starts as if `prior` tokens had followed it, shared out as after the next shorter
+    context; before the shortest one, all tokens are equally likely.
+
+    Source: MacKay and Peto (1995), "A Hierarchical Dirichlet Language Model".
+    """
+    # ch05_pretraining.ipynb, "5.2 Opponents, and a floor"
+    pairs: Counter[tuple] = Counter()  # (context, what followed)
+    totals: Counter[tuple] = Counter()  # context
+    for row in learned:
+        for i in range(1, len(row)):
+            contexts = [tuple(row[i - back : i]) for back in range(min(order, i + 1))]
+            pairs.update((context, row[i]) for context in contexts)
+            totals.update(contexts)
+    nats = [0.0] * order
+    for row in asked:
+        for i in range(1, len(row)):
+            chance = 1 / vocab_size
+            for back in range(order):
+                if back <= i:  # else the row has no more to look back at
+                    context = tuple(row[i - back : i])
+                    chance = (pairs[context, row[i]] + prior * chance) / (totals[context] + prior)
+                nats[back] -= math.log(chance)
+    return nats
+
+
 def story_nats(model: nn.Module, tokenizer: BPETokenizer, told: Sequence[Story]) -> float:
     """What the model pays for these stories in nats, end-of-text tokens included.
 
@@ -1922,28 +1959,44 @@ class Muon(torch.optim.Optimizer):
                 piece.add_(change, alpha=-rate * max(1, shape[0] / shape[1]) ** 0.5)
 
 
-def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks; AdamW for embeddings, norms, biases, all the rest.
+def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """All parameters that are trained, each in one group.
 
-    Parameters that need no gradient are left out; the others stand in one group each.
+    "fused": query-key-value matrices, three in one; "single": the other matrices inside the
+    blocks; "others": embeddings, norms, biases, and whatever else the model has.
     """
     # ch05_pretraining.ipynb, "5.4 AdamW, and Muon for the matrices"
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    matrices = [n for n, p in trained.items() if n.startswith("blocks.") and p.ndim == 2]
-    fused = [n for n in matrices if n.endswith("attention.qkv.weight")]
-    groups = {"fused": fused, "single": [n for n in matrices if n not in fused]}
-    groups["rest"] = [n for n in trained if n not in matrices]
-    sizes = {kind: sum(trained[n].numel() for n in names) for kind, names in groups.items()}
-    assert sum(sizes.values()) == sum(p.numel() for p in trained.values()), sizes
-    fused, single, rest = ([trained[n] for n in names] for names in groups.values())
-    optimizers = []
-    if fused or single:
-        pieces = [{"params": fused, "parts": 3}, {"params": single, "parts": 1}]
-        optimizers.append(Muon(pieces, recipe.muon_rate, weight_decay=recipe.weight_decay))
-    if rest:
-        optimizers.append(torch.optim.AdamW(rest, recipe.adamw_rate, (0.9, 0.95), weight_decay=0.0))
+    groups: dict[str, list[nn.Parameter]] = {"fused": [], "single": [], "others": []}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            inside = name.startswith("blocks.") and p.ndim == 2
+            kind = "fused" if name.endswith("qkv.weight") else "single"
+            groups[kind if inside else "others"].append(p)
+    return groups
+
+
+def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for the rest; or AdamW for all.
+
+    Raises:
+        ValueError: nothing to train, or an unknown `matrix_optimizer`.
+    """
+    # ch05_pretraining.ipynb, "5.4 AdamW, and Muon for the matrices"
+    fused, single, others = parameter_groups(model).values()
+    if recipe.matrix_optimizer not in ("muon", "adamw") or not fused + single + others:
+        what = f"matrix_optimizer={recipe.matrix_optimizer!r}, expected 'muon' or 'adamw'"
+        raise ValueError(f"{what}, and {len(fused + single + others)} parameters to train")
+    adamw = [{"params": others, "lr": recipe.other_rate, "weight_decay": 0.0}]
+    matrices = [{"params": fused, "parts": 3}, {"params": single, "parts": 1}]
+    matrices = [group | {"lr": recipe.matrix_rate} for group in matrices if group["params"]]
+    if recipe.matrix_optimizer == "adamw":
+        adamw, matrices = adamw + matrices, []
+    settings = {"weight_decay": recipe.weight_decay}
+    optimizers = [Muon(matrices, **settings)] if matrices else []
+    if adamw := [group for group in adamw if group["params"]]:
+        optimizers.append(torch.optim.AdamW(adamw, betas=(0.9, 0.95), **settings))
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["peak"] = group["lr"]
+        group["peak"] = group["lr"]  # what the schedule multiplies
     return optimizers
 
 
@@ -2366,6 +2419,8 @@ def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
 def head_start(model: GPTModel, position_size: float, copying: float, seed: int = 0) -> None:
     """Start positions as waves, and attention as a hand that passes on what it sees; in place.
 
+    A 0 leaves that part as it is.
+
     Source: sinusoidal positions from Vaswani et al. (2017), "Attention Is All You Need", 3.5.
     """
     # ch05_pretraining.ipynb, "5.8 The story model"
@@ -2375,8 +2430,9 @@ def head_start(model: GPTModel, position_size: float, copying: float, seed: int 
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)[:, :dim]
     dice = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        model.position_embedding.weight.copy_(position_size * 2**0.5 * waves)
-        for block in model.blocks:
+        if position_size:
+            model.position_embedding.weight.copy_(position_size * 2**0.5 * waves)
+        for block in model.blocks if copying else ():
             turn, _ = torch.linalg.qr(torch.randn(dim, dim, generator=dice))
             block.attention.qkv.weight[2 * dim :] = copying * turn  # values
             block.attention.out.weight.copy_(copying * turn.T)

@@ -46,6 +46,7 @@ from shared.previous_chapters import (
     longest_at,
     loss_over_entropy,
     new_story_model,
+    ngram_nats,
     next_token_loss,
     orthogonalise,
     pack_rows,
@@ -307,6 +308,21 @@ def test_batches_refuse_texts_that_are_too_small():
 # --- loss over entropy
 
 
+def test_counting_by_hand():
+    paid = ngram_nats([[0, 1, 2, 1]], [[0, 1]], order=2, vocab_size=4, prior=2.0)
+    single = (2 + 2 / 4) / (3 + 2)  # 1 was seen twice among three
+    pair = (1 + 2 * single) / (1 + 2)  # after 0 it was 1, once
+    assert paid == pytest.approx([-math.log(single), -math.log(pair)])
+
+
+def test_counting_shares_out_all_of_its_belief():
+    learned = [some_ids(40, 5, seed) for seed in range(3)]
+    for order in (1, 2, 3):
+        chances = [math.exp(-ngram_nats(learned, [[1, 2, x]], order, 5)[-1]) for x in range(5)]
+        first = math.exp(-ngram_nats(learned, [[1, 2]], order, 5)[-1])
+        assert sum(chances) / first == pytest.approx(1)
+
+
 def test_what_a_model_pays_is_the_sum_over_stories(tokenizer):
     model = GPTModel(dataclasses.replace(SMALL, context_length=600), seed=0)
     some = told(7)
@@ -415,12 +431,24 @@ def test_every_parameter_is_trained_by_one_optimizer():
     assert any(p is model.token_embedding.weight for p in rest)
 
 
+def test_adamw_can_train_everything():
+    model = GPTModel(SMALL, seed=0)
+    (adamw,) = build_optimizers(model, Recipe(matrix_optimizer="adamw", matrix_rate=0.003))
+    assert {group["lr"] for group in adamw.param_groups} == {0.015, 0.003}
+    counted = [p.numel() for group in adamw.param_groups for p in group["params"]]
+    assert sum(counted) == model.num_parameters()
+    with pytest.raises(ValueError, match="'sgd'.*'muon' or 'adamw'"):
+        build_optimizers(model, Recipe(matrix_optimizer="sgd"))
+
+
 def test_frozen_parameters_get_no_optimizer():
     model = GPTModel(SMALL, seed=0)
     model.requires_grad_(False)
     model.final_norm.requires_grad_(True)
     (only,) = build_optimizers(model, Recipe())
     assert [len(group["params"]) for group in only.param_groups] == [2]
+    with pytest.raises(ValueError, match="0 parameters to train"):
+        build_optimizers(model.requires_grad_(False), Recipe())
 
 
 # --- rates and steps
@@ -498,7 +526,7 @@ def test_pretraining_learns_a_text_that_repeats():
     model = GPTModel(SMALL, seed=0)
     ids = [7, 8, 9, 10, 11] * 100
     batches = WindowBatches(ids, 10, 4, total_tokens=3000)
-    recipe, validation = Recipe(adamw_rate=0.02), [pad_rows([ids[:11]])]
+    recipe, validation = Recipe(other_rate=0.02), [pad_rows([ids[:11]])]
     history = pretrain(model, batches, recipe, validation=validation, watch_every=20)
     assert history.finished and history.steps[0]["loss"] == pytest.approx(math.log(300), abs=0.3)
     assert [look["step"] for look in history.looks] == [0, 20, 40, 60, 75]
@@ -612,7 +640,10 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path):
     model = GPTModel(SMALL, seed=0)
     for asked, message in (
         ((wider, windows(500)), "config.embed_dim is 12 in the file, 24 here"),
-        ((model, windows(500), Recipe(muon_rate=0.5)), "recipe.muon_rate is 0.02 in the file, 0.5"),
+        (
+            (model, windows(500), Recipe(matrix_rate=0.5)),
+            "recipe.matrix_rate is 0.02 in the file, 0.5",
+        ),
         ((model, windows(501)), "batches.total_tokens is 500 in the file, 501 here"),
         ((model, windows(500, count=701)), "batches.ids is .* in the file"),
     ):
@@ -870,6 +901,9 @@ def test_the_head_start_passes_on_what_is_seen():
     positions = model.position_embedding.weight
     assert torch.allclose(positions.norm(dim=1), torch.full((24,), 0.5 * 12**0.5), atol=1e-5)
     head_start(GPTModel(dataclasses.replace(SMALL, embed_dim=9), seed=0), 0.5, 0.4)  # odd
+    usual = GPTModel(SMALL, seed=0)
+    head_start(usual, 0.0, 0.0)
+    assert same(usual, GPTModel(SMALL, seed=0))
 
 
 def test_the_story_model_is_made_once(quick, capsys):
