@@ -528,7 +528,13 @@ class Beats(Tale):
                     "{A} and {b} were (still|always|now) friends(, and that was what mattered|).",
                     "Then {b} and {a} (had soup|ate pancakes|drank cocoa|shared a pie) together.",
                 ]
-            self.say(*closings, a=a, **({"b": b} if b else {}))
+            p = self.world.where.get(id(a))
+            if p is not None and p.noun:
+                closings += [
+                    "{A} (left|said goodbye to|stayed near|came home from|never forgot) {p.the}.",
+                    "{P.in} it (grew dark|was time for bed|was quiet again).",
+                ]
+            self.say(*closings, a=a, b=b, p=p)
         elif not self.probes:
             self.say(
                 "And that was that.",

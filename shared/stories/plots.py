@@ -1476,5 +1476,5 @@ TINY = (
     calling,
     mine_and_yours,
 )
-# One story in four is a tale of a few lines.
-WEIGHTS = [(len(PLOTS) - len(TINY)) / 3 / len(TINY) if p in TINY else 1.0 for p in PLOTS]
+# Two stories in five are tales of a few lines.
+WEIGHTS = [(len(PLOTS) - len(TINY)) / 1.5 / len(TINY) if p in TINY else 1.0 for p in PLOTS]

@@ -265,7 +265,7 @@ class Tale:
         else:
             article = "" if form == "bare" else "the "
         self._emit(article.capitalize() if capital else article)
-        if first or form == "a" or self.chance.maybe(0.2):
+        if first or form == "a" or self.chance.maybe(0.5):
             self._emit(thing.adjective + " ")
         if first:
             self._noun(thing)
