@@ -6,6 +6,7 @@ Each definition names the notebook and the section that teach it: change it ther
 
 import ast
 import copy
+import dis
 import hashlib
 import heapq
 import inspect
@@ -28,6 +29,7 @@ from functools import cache, cached_property
 from itertools import accumulate, chain, groupby, islice, pairwise
 from operator import add
 from pathlib import Path
+from types import CodeType
 from typing import Literal, Self
 
 import tiktoken
@@ -136,18 +138,19 @@ __all__ = [
     "next_token_loss",
     "evaluate",
     "story_rows",
-    "pad_rows",
-    "pack_rows",
-    "Batches",
-    "remaining",
-    "Curriculum",
-    "longest_at",
-    "StoryBatches",
-    "story_chunk",
-    "WindowBatches",
     "ngram_nats",
     "story_nats",
     "loss_over_entropy",
+    "pad_rows",
+    "pack_rows",
+    "Curriculum",
+    "longest_at",
+    "Batches",
+    "remaining",
+    "StoryBatches",
+    "story_chunk",
+    "WindowBatches",
+    "newton_schulz_factor",
     "orthogonalise",
     "nesterov_momentum",
     "check_matrices",
@@ -157,14 +160,14 @@ __all__ = [
     "learning_rate_at",
     "training_step",
     "History",
-    "is_due",
     "own_randomness",
     "TrainingRun",
     "Watch",
-    "look",
+    "look_at",
+    "is_due",
     "stoppable",
     "pretrain",
-    "train",
+    "training_loop",
     "CHECKPOINT_FORMAT",
     "both_files",
     "save_checkpoint",
@@ -173,8 +176,8 @@ __all__ = [
     "fill_model",
     "load_checkpoint",
     "save_run",
-    "restore_run",
     "fill_optimizers",
+    "restore_run",
     "answer_spans",
     "who_has_what",
     "wilson",
@@ -184,6 +187,7 @@ __all__ = [
     "STORY_LOOKS",
     "watch_stories",
     "functions_in",
+    "names_used",
     "code_of",
     "best_device",
     "story_checkpoint",
@@ -1537,7 +1541,7 @@ class Recipe:
 
     matrix_optimizer: str = "muon"  # for the matrices in the blocks; or "adamw", to compare
     matrix_rate: float = 0.02  # their learning rate: how far a step turns them
-    other_rate: float = 0.015  # of embeddings, norms and biases, always with AdamW
+    other_rate: float = 0.012  # of embeddings, norms and biases, always with AdamW
     warmup: float = 0.01  # share of the run in which the rates rise from 0
     decay: float = 0.7  # share of the run, at its end, in which they fall back to 0
     weight_decay: float = 0.0  # no story comes often enough to be learnt by heart
@@ -1557,8 +1561,8 @@ class StoryRecipe:
     embed_dim: int = 128  # small enough for minutes on two cores
     num_heads: int = 4  # 32 numbers for each
     num_layers: int = 4  # two suffice to copy, four to know whom
-    total_tokens: int = 2_900_000  # to learn from: some minutes on two cores
-    tokens_per_batch: int = 1_200  # about 15 stories: many small steps beat few large ones here
+    total_tokens: int = 2_000_000  # to learn from: some minutes on two cores
+    tokens_per_batch: int = 1_500  # about 20 stories: many small steps beat few large ones here
     curriculum: tuple[tuple[float, float], ...] = ((0.0, 30), (0.1, 60))  # short stories first
     position_size: float = 0.02  # of the waves with which positions start
     copying: float = 0.5  # how strongly attention starts by passing on what it sees
@@ -1579,14 +1583,14 @@ def story_recipe(scale: str = "auto") -> StoryRecipe:
     return StoryRecipe(total_tokens=(4 if large else 1) * StoryRecipe.total_tokens)
 
 
-# ch05_pretraining.ipynb, "5.1 What is a good guess?"
+# ch05_pretraining.ipynb, "The loss of a batch"
 IGNORED = -100  # the target of a place that asks nothing; F.cross_entropy passes it over
 Batch = tuple[Tensor, Tensor]  # inputs and targets, both (rows, tokens), int64
 
 
 def count_targets(batch: Batch) -> int:
     """How many tokens a batch asks for."""
-    # ch05_pretraining.ipynb, "5.1 What is a good guess?"
+    # ch05_pretraining.ipynb, "The loss of a batch"
     return int((batch[1] != IGNORED).sum())
 
 
@@ -1599,7 +1603,7 @@ def next_token_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor
     Raises:
         ValueError: an id that the model does not know.
     """
-    # ch05_pretraining.ipynb, "5.1 What is a good guess?"
+    # ch05_pretraining.ipynb, "The loss of a batch"
     asked = targets[targets != IGNORED]
     for ids in (inputs, asked) if len(asked) else (inputs,):
         check_ids_known(int(ids.min()), int(ids.max()), model.config)
@@ -1618,7 +1622,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> float:
     Raises:
         ValueError: the batches ask for nothing.
     """
-    # ch05_pretraining.ipynb, "5.1 What is a good guess?"
+    # ch05_pretraining.ipynb, "The loss of a batch"
     total, asked = 0.0, 0
     with evaluating(model):
         for batch in copy.copy(batches):
@@ -1637,10 +1641,68 @@ def story_rows(told: Iterable[Story | str], tokenizer: BPETokenizer) -> list[lis
         >>> tokenizer.decode(story_rows(["Mia had a kite."], tokenizer)[0])
         '<|endoftext|>Mia had a kite.<|endoftext|>'
     """
-    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+    # ch05_pretraining.ipynb, "A story as a row"
     rust, end = tokenizer.to_tiktoken(), tokenizer.special_tokens[END_OF_TEXT]
     texts = [story if isinstance(story, str) else story.text for story in told]
     return [[end, *rust.encode_ordinary(text), end] for text in texts]
+
+
+def ngram_nats(
+    learned: Iterable[Sequence[int]],
+    asked: Iterable[Sequence[int]],
+    order: int,
+    vocab_size: int,
+    prior: float = 2.0,
+) -> list[float]:
+    """What counting pays for the rows `asked`, in nats: single tokens, pairs, up to `order` tokens.
+
+    Each context starts as if `prior` tokens had followed it, shared out as after the next shorter
+    context; before the shortest one, all tokens are equally likely.
+
+    Source: MacKay and Peto (1995), "A Hierarchical Dirichlet Language Model".
+    """
+    # ch05_pretraining.ipynb, "Four opponents"
+    pairs: Counter[tuple] = Counter()  # (context, what followed)
+    totals: Counter[tuple] = Counter()  # context
+    for row in learned:
+        for i in range(1, len(row)):
+            contexts = [tuple(row[i - back : i]) for back in range(min(order, i + 1))]
+            pairs.update((context, row[i]) for context in contexts)
+            totals.update(contexts)
+    nats = [0.0] * order
+    for row in asked:
+        for i in range(1, len(row)):
+            chance = 1 / vocab_size
+            for back in range(order):
+                if back <= i:  # else the row has no more to look back at
+                    context = tuple(row[i - back : i])
+                    chance = (pairs[context, row[i]] + prior * chance) / (totals[context] + prior)
+                nats[back] -= math.log(chance)
+    return nats
+
+
+def story_nats(model: nn.Module, tokenizer: BPETokenizer, told: Sequence[Story]) -> float:
+    """What the model pays for these stories in nats, end-of-text tokens included.
+
+    Raises:
+        ValueError: no story, or one that is longer than the model's context.
+    """
+    # ch05_pretraining.ipynb, "Four opponents"
+    rows = story_rows(told, tokenizer)
+    longest, room = max(map(len, rows), default=0) - 1, model.config.context_length
+    if longest > room:
+        raise ValueError(
+            f"a story of {longest} tokens does not fit into context_length={room}: leave it out, "
+            "or take a model with a longer context."
+        )
+    batches = [pad_rows(group) for group in pack_rows(rows, 8000)]
+    return evaluate(model, batches) * sum(map(count_targets, batches))
+
+
+def loss_over_entropy(model: nn.Module, tokenizer: BPETokenizer, told: Sequence[Story]) -> float:
+    """The model's loss on stories over their teller's own; 1 is the floor. Raises: `story_nats`."""
+    # ch05_pretraining.ipynb, "Four opponents"
+    return story_nats(model, tokenizer, told) / -sum(story.log_prob for story in told)
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> Batch:
@@ -1652,7 +1714,7 @@ def pad_rows(rows: Sequence[Sequence[int]]) -> Batch:
     Raises:
         ValueError: no rows, or one of fewer than two ids.
     """
-    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+    # ch05_pretraining.ipynb, "Filling up"
     if not rows or min(map(len, rows)) < 2:
         raise ValueError("pad_rows: expected one or more rows, each of two ids or more.")
     inputs = pad_sequence([torch.tensor(row[:-1]) for row in rows], True)
@@ -1662,7 +1724,7 @@ def pad_rows(rows: Sequence[Sequence[int]]) -> Batch:
 
 def pack_rows(rows: Iterable[list[int]], tokens_per_batch: int) -> list[list[list[int]]]:
     """Groups of rows of similar length; filled up, each has about `tokens_per_batch` places."""
-    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+    # ch05_pretraining.ipynb, "Filling up"
     waiting = sorted(rows, key=len, reverse=True)
     groups: list[list[list[int]]] = []
     while waiting:
@@ -1675,6 +1737,24 @@ def pack_rows(rows: Iterable[list[int]], tokens_per_batch: int) -> list[list[lis
     return groups
 
 
+# ch05_pretraining.ipynb, "Short stories first"
+Curriculum = Sequence[tuple[float, float]]  # (progress, tokens of the longest story), in order
+
+
+def longest_at(progress: float, curriculum: Curriculum) -> float:
+    """How many tokens a story may have at this point of the run; past the last one, any number.
+
+    Example:
+        >>> longest_at(0.1, [(0.0, 30), (0.2, 60)]), longest_at(0.2, [(0.0, 30), (0.2, 60)])
+        (45.0, inf)
+    """
+    # ch05_pretraining.ipynb, "Short stories first"
+    for (start, low), (end, high) in pairwise(curriculum):
+        if progress < end:
+            return low + (high - low) * (progress - start) / (end - start)
+    return math.inf
+
+
 class Batches:
     """A stream of batches that knows its place: it can be saved, and continued exactly there.
 
@@ -1685,7 +1765,7 @@ class Batches:
         ValueError: `total_tokens` below 1.
     """
 
-    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+    # ch05_pretraining.ipynb, "5.4 A stream that knows its place"
 
     def __init__(self, total_tokens: int, **settings: object) -> None:
         if total_tokens < 1:
@@ -1708,7 +1788,7 @@ def remaining(batches: Batches) -> Iterator[Batch]:
     Raises:
         ValueError: a chunk is empty.
     """
-    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+    # ch05_pretraining.ipynb, "5.4 A stream that knows its place"
     while batches.place["tokens"] < batches.total_tokens:
         number, chunk, began = 0, batches.place["chunk"], batches.place["began"]
         for number, batch in enumerate(batches.chunk(chunk, began / batches.total_tokens), 1):
@@ -1725,31 +1805,13 @@ def remaining(batches: Batches) -> Iterator[Batch]:
         batches.place = {"chunk": chunk + 1, "began": tokens, "given": 0, "tokens": tokens}
 
 
-# ch05_pretraining.ipynb, "5.3 How the text is cut"
-Curriculum = Sequence[tuple[float, float]]  # (progress, tokens of the longest story), in order
-
-
-def longest_at(progress: float, curriculum: Curriculum) -> float:
-    """How many tokens a story may have at this point of the run; past the last one, any number.
-
-    Example:
-        >>> longest_at(0.1, [(0.0, 30), (0.2, 60)]), longest_at(0.2, [(0.0, 30), (0.2, 60)])
-        (45.0, inf)
-    """
-    # ch05_pretraining.ipynb, "5.3 How the text is cut"
-    for (start, low), (end, high) in pairwise(curriculum):
-        if progress < end:
-            return low + (high - low) * (progress - start) / (end - start)
-    return math.inf
-
-
 class StoryBatches(Batches):
     """Whole stories, packed by length: short ones first as the recipe's curriculum says, then all.
 
     Every chunk tells new stories; the curriculum alone draws repeatedly from a pool.
     """
 
-    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+    # ch05_pretraining.ipynb, "5.4 A stream that knows its place"
 
     def __init__(
         self, tokenizer: BPETokenizer, recipe: StoryRecipe, split: str = "train", pool: int = 20_000
@@ -1778,7 +1840,7 @@ class StoryBatches(Batches):
 
 def story_chunk(batches: StoryBatches, number: int, longest: float) -> Iterator[Batch]:
     """The batches of a chunk, in an order that depends on the seed and the chunk's number."""
-    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+    # ch05_pretraining.ipynb, "5.4 A stream that knows its place"
     dice = random.Random(f"{batches.recipe.seed} {number}")
     size = batches.recipe.tokens_per_batch
     if longest < math.inf:
@@ -1798,7 +1860,7 @@ class WindowBatches(Batches):
         ValueError: as `TokenWindows`, or too few windows for a batch.
     """
 
-    # ch05_pretraining.ipynb, "5.3 How the text is cut"
+    # ch05_pretraining.ipynb, "5.4 A stream that knows its place"
 
     def __init__(
         self,
@@ -1826,89 +1888,49 @@ class WindowBatches(Batches):
             yield torch.stack([x for x, _ in windows]), torch.stack([y for _, y in windows])
 
 
-def ngram_nats(
-    learned: Iterable[Sequence[int]],
-    asked: Iterable[Sequence[int]],
-    order: int,
-    vocab_size: int,
-    prior: float = 2.0,
-) -> list[float]:
-    """What counting pays for the rows `asked`, in nats: single tokens, pairs, up to `order` tokens.
+def newton_schulz_factor(gram: Tensor) -> Tensor:
+    """What a matrix with this Gram matrix is multiplied by, from the left, in one step.
 
-    Each context starts as if `prior` tokens had followed it, shared out as after the next shorter
-    context; before the shortest one, all tokens are equally likely.
-
-    Source: MacKay and Peto (1995), "A Hierarchical Dirichlet Language Model".
+    Shape:
+        gram: (matrices, rows, rows); result: the same.
     """
-    # ch05_pretraining.ipynb, "5.2 Opponents, and a floor"
-    pairs: Counter[tuple] = Counter()  # (context, what followed)
-    totals: Counter[tuple] = Counter()  # context
-    for row in learned:
-        for i in range(1, len(row)):
-            contexts = [tuple(row[i - back : i]) for back in range(min(order, i + 1))]
-            pairs.update((context, row[i]) for context in contexts)
-            totals.update(contexts)
-    nats = [0.0] * order
-    for row in asked:
-        for i in range(1, len(row)):
-            chance = 1 / vocab_size
-            for back in range(order):
-                if back <= i:  # else the row has no more to look back at
-                    context = tuple(row[i - back : i])
-                    chance = (pairs[context, row[i]] + prior * chance) / (totals[context] + prior)
-                nats[back] -= math.log(chance)
-    return nats
-
-
-def story_nats(model: nn.Module, tokenizer: BPETokenizer, told: Sequence[Story]) -> float:
-    """What the model pays for these stories in nats, end-of-text tokens included.
-
-    Raises:
-        ValueError: no story, or one that is longer than the model's context.
-    """
-    # ch05_pretraining.ipynb, "5.2 Opponents, and a floor"
-    rows = story_rows(told, tokenizer)
-    longest, room = max(map(len, rows), default=0) - 1, model.config.context_length
-    if longest > room:
-        raise ValueError(
-            f"a story of {longest} tokens does not fit into context_length={room}: leave it out, "
-            "or take a model with a longer context."
-        )
-    batches = [pad_rows(group) for group in pack_rows(rows, 8000)]
-    return evaluate(model, batches) * sum(map(count_targets, batches))
-
-
-def loss_over_entropy(model: nn.Module, tokenizer: BPETokenizer, told: Sequence[Story]) -> float:
-    """The model's loss on stories over their teller's own; 1 is the floor. Raises: `story_nats`."""
-    # ch05_pretraining.ipynb, "5.2 Opponents, and a floor"
-    return story_nats(model, tokenizer, told) / -sum(story.log_prob for story in told)
+    # ch05_pretraining.ipynb, "Without a decomposition"
+    factor = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+    factor.diagonal(dim1=-2, dim2=-1).add_(3.4445)  # times the identity
+    return factor
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Keep the directions of each matrix and make all of them about equally strong.
+    """Keep the directions of each matrix and make all of them about equally strong, in float32.
 
-    Newton-Schulz: five steps bring singular values between about 0.7 and 1.2. In bfloat16 on CUDA,
-    where it is fast, and in float32 elsewhere.
+    Five steps of Newton-Schulz bring the singular values between about 0.7 and 1.2, except tiny
+    ones. For long matrices, the small factors are multiplied first.
 
     Shape:
         matrices: (..., rows, columns); result: the same.
 
     Source: Jordan et al. (2024), "Muon: An optimizer for hidden layers in neural networks".
     """
-    # ch05_pretraining.ipynb, "5.4 AdamW, and Muon for the matrices"
+    # ch05_pretraining.ipynb, "Without a decomposition"
     tall = matrices.size(-2) > matrices.size(-1)
-    x = matrices.mT if tall else matrices
-    x = x.to(torch.bfloat16 if x.is_cuda else torch.float32)
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # now none is above 1
-    for _ in range(steps):
-        gram = x @ x.mT  # (..., shorter side, shorter side)
-        x = 3.4445 * x + (2.0315 * (gram @ gram) - 4.7750 * gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    x = (matrices.mT if tall else matrices).float()
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # no singular value above 1
+    shape, x = x.shape, x.reshape(-1, *x.shape[-2:])  # (matrices, shorter side, longer side)
+    if x.size(-1) < 2 * x.size(-2):
+        for _ in range(steps):
+            x = newton_schulz_factor(x @ x.mT) @ x
+    else:
+        gram, product = x @ x.mT, torch.eye(x.size(-2), device=x.device).expand(len(x), -1, -1)
+        for _ in range(steps):
+            factor = newton_schulz_factor(gram)
+            gram, product = factor @ gram @ factor, factor @ product
+        x = product @ x
+    return (x.reshape(shape).mT if tall else x.reshape(shape)).to(matrices.dtype)
 
 
 def nesterov_momentum(state: dict, gradient: Tensor, momentum: float) -> Tensor:
     """A running mean of the gradients, kept in `state`, and seen one step ahead."""
-    # ch05_pretraining.ipynb, "5.4 AdamW, and Muon for the matrices"
+    # ch05_pretraining.ipynb, "The optimiser"
     if "momentum_buffer" not in state:
         state["momentum_buffer"] = torch.zeros_like(gradient)
     mean = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
@@ -1917,7 +1939,7 @@ def nesterov_momentum(state: dict, gradient: Tensor, momentum: float) -> Tensor:
 
 def check_matrices(groups: list[dict]) -> None:
     """Raise ValueError if there is a parameter that Muon cannot train."""
-    # ch05_pretraining.ipynb, "5.4 AdamW, and Muon for the matrices"
+    # ch05_pretraining.ipynb, "The optimiser"
     for parts, p in ((group["parts"], p) for group in groups for p in group["params"]):
         if p.ndim != 2 or parts < 1 or p.shape[0] % parts:
             raise ValueError(
@@ -1936,7 +1958,7 @@ class Muon(torch.optim.Optimizer):
     Source: Jordan et al. (2024), "Muon: An optimizer for hidden layers in neural networks".
     """
 
-    # ch05_pretraining.ipynb, "5.4 AdamW, and Muon for the matrices"
+    # ch05_pretraining.ipynb, "The optimiser"
 
     def __init__(self, params: Iterable, lr: float = 0.02, **settings: float) -> None:
         usual = {"momentum": 0.95, "weight_decay": 0.0, "parts": 1}
@@ -1966,7 +1988,7 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     "fused": query-key-value matrices, three in one; "single": the other matrices inside the
     blocks; "others": embeddings, norms, biases, and whatever else the model has.
     """
-    # ch05_pretraining.ipynb, "5.4 AdamW, and Muon for the matrices"
+    # ch05_pretraining.ipynb, "Who trains what"
     groups: dict[str, list[nn.Parameter]] = {"fused": [], "single": [], "others": []}
     for name, p in model.named_parameters():
         if p.requires_grad:
@@ -1982,7 +2004,7 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     Raises:
         ValueError: nothing to train, or an unknown `matrix_optimizer`.
     """
-    # ch05_pretraining.ipynb, "5.4 AdamW, and Muon for the matrices"
+    # ch05_pretraining.ipynb, "Who trains what"
     fused, single, others = parameter_groups(model).values()
     if recipe.matrix_optimizer not in ("muon", "adamw") or not fused + single + others:
         what = f"matrix_optimizer={recipe.matrix_optimizer!r}, expected 'muon' or 'adamw'"
@@ -1995,7 +2017,7 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     settings = {"weight_decay": recipe.weight_decay}
     optimizers = [Muon(matrices, **settings)] if matrices else []
     if adamw := [group for group in adamw if group["params"]]:
-        optimizers.append(torch.optim.AdamW(adamw, betas=(0.9, 0.95), **settings))
+        optimizers.append(torch.optim.AdamW(adamw, betas=(0.9, 0.95), fused=True, **settings))
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["peak"] = group["lr"]  # what the schedule multiplies
     return optimizers
@@ -2008,7 +2030,7 @@ def learning_rate_at(progress: float, warmup: float = 0.01, decay: float = 0.7) 
         progress: of the run, from 0 to 1.
         warmup, decay: the shares of the run in which the factor rises and falls.
     """
-    # ch05_pretraining.ipynb, "5.5 How fast to learn, and when"
+    # ch05_pretraining.ipynb, "5.7 How fast, and when to stop"
     rising = progress / warmup if progress < warmup else 1.0
     falling = (1 - progress) / decay if 1 - progress < decay else 1.0
     return max(0.0, min(rising, falling))
@@ -2025,7 +2047,7 @@ def training_step(
     Raises:
         FloatingPointError: the loss or a gradient is not a number; nothing was changed.
     """
-    # ch05_pretraining.ipynb, "5.5 How fast to learn, and when"
+    # ch05_pretraining.ipynb, "A batch in several bites"
     counts = [count_targets(batch) for batch in batches]
     loss = 0.0
     for batch, count in zip(batches, counts, strict=True):
@@ -2047,23 +2069,17 @@ def training_step(
 class History:
     """What happened in a run, as plain numbers and texts."""
 
-    # ch05_pretraining.ipynb, "5.6 The training loop"
+    # ch05_pretraining.ipynb, "5.8 The loop"
 
     steps: list[dict] = field(default_factory=list)  # tokens, loss, factor, norm, seconds
     looks: list[dict] = field(default_factory=list)  # step, tokens, and what was seen
     finished: bool = False
 
 
-def is_due(step: int, every: int | Container[int]) -> bool:
-    """Whether a step is one of every so many, or one of those that are listed."""
-    # ch05_pretraining.ipynb, "5.6 The training loop"
-    return step % every == 0 if isinstance(every, int) else step in every
-
-
 @contextmanager
 def own_randomness(model: nn.Module, seed: int | None = None) -> Iterator[None]:
     """Inside, random numbers start from `seed`; outside, nobody notices."""
-    # ch05_pretraining.ipynb, "5.6 The training loop"
+    # ch05_pretraining.ipynb, "5.8 The loop"
     device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if seed is not None:
@@ -2074,7 +2090,7 @@ def own_randomness(model: nn.Module, seed: int | None = None) -> Iterator[None]:
 class TrainingRun:
     """A model in training, with everything that changes on the way."""
 
-    # ch05_pretraining.ipynb, "5.6 The training loop"
+    # ch05_pretraining.ipynb, "5.8 The loop"
 
     def __init__(self, model: nn.Module, batches: Batches, recipe: Recipe) -> None:
         if not isinstance(batches, Batches):
@@ -2102,13 +2118,13 @@ class TrainingRun:
         return after - before
 
 
-# ch05_pretraining.ipynb, "5.6 The training loop"
+# ch05_pretraining.ipynb, "5.8 The loop"
 Watch = Callable[[GPTModel], dict]  # what to note down about a model, as plain numbers and texts
 
 
-def look(run: TrainingRun, validation: Iterable[Batch] | None, watch: Watch | None) -> None:
+def look_at(run: TrainingRun, validation: Iterable[Batch] | None, watch: Watch | None) -> None:
     """Note down how the model does by now, without touching its training."""
-    # ch05_pretraining.ipynb, "5.6 The training loop"
+    # ch05_pretraining.ipynb, "5.8 The loop"
     seen = {"step": len(run.history.steps), "tokens": run.batches.place["tokens"]}
     if any(seen["step"] == other["step"] for other in run.history.looks):
         return  # before an interruption
@@ -2118,10 +2134,16 @@ def look(run: TrainingRun, validation: Iterable[Batch] | None, watch: Watch | No
         run.history.looks.append(seen | (watch(run.model) if watch else {}))
 
 
+def is_due(step: int, every: int | Container[int]) -> bool:
+    """Whether a step is one of every so many, or one of those that are listed."""
+    # ch05_pretraining.ipynb, "5.8 The loop"
+    return step % every == 0 if isinstance(every, int) else step in every
+
+
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
     """Ctrl-C, or Jupyter's stop button, waits for the end of a step; a second one does not wait."""
-    # ch05_pretraining.ipynb, "5.6 The training loop"
+    # ch05_pretraining.ipynb, "5.8 The loop"
     pressed: list[int] = []
 
     def press(number: int, frame: object) -> None:
@@ -2160,16 +2182,16 @@ def pretrain(
         ValueError: bad batches, or the checkpoint is of another run.
         FloatingPointError: the loss is no longer a number.
     """
-    # ch05_pretraining.ipynb, "5.6 The training loop"
+    # ch05_pretraining.ipynb, "5.8 The loop"
     run = TrainingRun(model, batches, recipe or Recipe())
     with own_randomness(model, run.recipe.seed), stoppable() as stopped:
         if checkpoint is not None and Path(checkpoint).exists():
             restore_run(run, checkpoint)
-        train(run, stopped, validation, watch, watch_every, checkpoint, checkpoint_every)
+        training_loop(run, stopped, validation, watch, watch_every, checkpoint, checkpoint_every)
     return run.history
 
 
-def train(
+def training_loop(
     run: TrainingRun,
     stopped: Callable[[], bool],
     validation: Sequence[Batch] | None,
@@ -2179,20 +2201,21 @@ def train(
     checkpoint_every: int,
 ) -> None:
     """The loop of `pretrain`: look, step, save, until the batches end or somebody stops it."""
-    # ch05_pretraining.ipynb, "5.6 The training loop"
-    done, steps = run.batches.place["tokens"], run.history.steps
+    # ch05_pretraining.ipynb, "5.8 The loop"
+    total, steps = run.batches.total_tokens, run.history.steps
+    done = min(total, run.batches.place["tokens"])
     style = {"unit": " tokens", "unit_scale": True, "file": sys.stdout, "mininterval": 1.0}
     run.model.train()
-    with tqdm(total=run.batches.total_tokens, initial=done, desc="training", **style) as bar:
+    with tqdm(total=total, initial=done, desc="training", **style) as bar:
         while not stopped():
             if is_due(len(steps), watch_every):
-                look(run, validation, watch)
+                look_at(run, validation, watch)
             learned = run.step()
             if not learned:
-                look(run, validation, watch)  # at the very end
+                look_at(run, validation, watch)  # at the very end
                 break
             bar.set_postfix(loss=f"{steps[-1]['loss']:.3f}", refresh=False)
-            bar.update(min(learned, bar.total - bar.n))
+            bar.update(min(learned, total - bar.n))
             if checkpoint is not None and len(steps) % checkpoint_every == 0:
                 save_run(run, checkpoint)
     run.model.eval()
@@ -2200,7 +2223,7 @@ def train(
         save_run(run, checkpoint)
 
 
-# ch05_pretraining.ipynb, "5.7 Checkpoints"
+# ch05_pretraining.ipynb, "5.9 Checkpoints: stop now, go on tomorrow"
 CHECKPOINT_FORMAT = "gpt checkpoint, version 1"
 
 
@@ -2210,7 +2233,7 @@ def both_files(path: str | Path) -> tuple[Path, Path]:
     Raises:
         ValueError: the path does not end in .safetensors.
     """
-    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    # ch05_pretraining.ipynb, "5.9 Checkpoints: stop now, go on tomorrow"
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"checkpoint {path}: expected a name that ends in .safetensors")
@@ -2231,7 +2254,7 @@ def save_checkpoint(
         TypeError: JSON cannot hold the notes.
         OSError: no space left. In each case, older files stay as they were.
     """
-    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    # ch05_pretraining.ipynb, "5.9 Checkpoints: stop now, go on tomorrow"
     weights, sheet = both_files(path)
     key = secrets.token_hex(8)  # stands in both files: they belong together
     content = {"format": CHECKPOINT_FORMAT, "key": key, "config": asdict(model.config)}
@@ -2250,7 +2273,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
         FileNotFoundError: one of the two files is missing.
         ValueError: they are damaged, something else, or not of one checkpoint.
     """
-    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    # ch05_pretraining.ipynb, "5.9 Checkpoints: stop now, go on tomorrow"
     weights, sheet = both_files(path)
     for file in (weights, sheet):
         if not file.is_file():
@@ -2280,7 +2303,7 @@ def differences(saved: object, wanted: object, name: str = "") -> list[str]:
         >>> differences({"size": {"embed_dim": 64}}, {"size": {"embed_dim": 128}})
         ['size.embed_dim is 64 in the file, 128 here']
     """
-    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    # ch05_pretraining.ipynb, "5.9 Checkpoints: stop now, go on tomorrow"
     wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file
     if isinstance(saved, dict) and isinstance(wanted, dict):
         names = dict.fromkeys([*saved, *wanted])
@@ -2291,7 +2314,7 @@ def differences(saved: object, wanted: object, name: str = "") -> list[str]:
 
 def fill_model(model: GPTModel, tensors: dict[str, Tensor], path: str | Path) -> None:
     """Put a checkpoint's weights into `model`. Raises ValueError if they do not fit."""
-    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    # ch05_pretraining.ipynb, "5.9 Checkpoints: stop now, go on tomorrow"
     weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     try:
         model.load_state_dict(weights)
@@ -2308,7 +2331,7 @@ def load_checkpoint(path: str | Path, config: GPTConfig | None = None) -> tuple[
     Raises:
         FileNotFoundError, ValueError: as `read_checkpoint`; or another configuration than `config`.
     """
-    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    # ch05_pretraining.ipynb, "5.9 Checkpoints: stop now, go on tomorrow"
     tensors, content = read_checkpoint(path)
     if config and (other := differences(content["config"], asdict(config))):
         raise ValueError(
@@ -2325,7 +2348,7 @@ def load_checkpoint(path: str | Path, config: GPTConfig | None = None) -> tuple[
 
 def save_run(run: TrainingRun, path: str | Path) -> None:
     """Save all that is needed to go on with a run as if nothing had happened. Raises as above."""
-    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    # ch05_pretraining.ipynb, "5.9 Checkpoints: stop now, go on tomorrow"
     tensors = {"random": torch.get_rng_state()}  # dropout draws from it
     for number, optimizer in enumerate(run.optimizers):
         for index, state in optimizer.state_dict()["state"].items():
@@ -2336,9 +2359,23 @@ def save_run(run: TrainingRun, path: str | Path) -> None:
     save_checkpoint(path, run.model, tensors, **notes)
 
 
+def fill_optimizers(
+    optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]
+) -> None:
+    """Put back the averages that the optimisers had when they were saved."""
+    # ch05_pretraining.ipynb, "5.9 Checkpoints: stop now, go on tomorrow"
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, index, key = name.split(".")
+            states[int(number)]["state"].setdefault(int(index), {})[key] = value
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict(state)
+
+
 def restore_run(run: TrainingRun, path: str | Path) -> None:
     """Go on where `save_run` was. Raises ValueError if the file is of another run."""
-    # ch05_pretraining.ipynb, "5.7 Checkpoints"
+    # ch05_pretraining.ipynb, "5.9 Checkpoints: stop now, go on tomorrow"
     tensors, content = read_checkpoint(path)
     notes = content["notes"]
     here = {"config": asdict(run.model.config), "recipe": asdict(run.recipe)}
@@ -2355,23 +2392,9 @@ def restore_run(run: TrainingRun, path: str | Path) -> None:
     run.batches.place, run.history = notes["place"], History(**notes["history"])
 
 
-def fill_optimizers(
-    optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]
-) -> None:
-    """Put back the averages that the optimisers had when they were saved."""
-    # ch05_pretraining.ipynb, "5.7 Checkpoints"
-    states = [optimizer.state_dict() for optimizer in optimizers]
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, index, key = name.split(".")
-            states[int(number)]["state"].setdefault(int(index), {})[key] = value
-    for optimizer, state in zip(optimizers, states, strict=True):
-        optimizer.load_state_dict(state)
-
-
 def answer_spans(story: Story, row: list[int], tokenizer: BPETokenizer) -> list[tuple[int, int]]:
     """For each probe of a story, where in its row the tokens of the answer begin and end."""
-    # ch05_pretraining.ipynb, "5.8 The story model"
+    # ch05_pretraining.ipynb, "5.10 Who has what?"
     ends = list(accumulate(len(tokenizer.vocab[i]) for i in row[1:-1]))  # in bytes
     spans = []
     for probe in story.probes:
@@ -2385,7 +2408,7 @@ def who_has_what(
     model: nn.Module, tokenizer: BPETokenizer, told: Iterable[Story]
 ) -> tuple[int, int]:
     """At how many probes the model's likeliest tokens spell the right name; and of how many."""
-    # ch05_pretraining.ipynb, "5.8 The story model"
+    # ch05_pretraining.ipynb, "5.10 Who has what?"
     told = sorted((story for story in told if story.probes), key=lambda story: len(story.text))
     pairs = list(zip(told, story_rows(told, tokenizer), strict=True))
     device, right, asked = next(model.parameters()).device, 0, 0
@@ -2408,7 +2431,7 @@ def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
 
     Source: Wilson (1927), "Probable Inference, the Law of Succession, and Statistical Inference".
     """
-    # ch05_pretraining.ipynb, "5.8 The story model"
+    # ch05_pretraining.ipynb, "How sure is a share?"
     if total < 1 or not 0 <= right <= total:
         raise ValueError(f"wilson: {right} of {total}, expected 0 to all of at least 1.")
     share = right / total
@@ -2424,7 +2447,7 @@ def head_start(model: GPTModel, position_size: float, copying: float, seed: int 
 
     Source: sinusoidal positions from Vaswani et al. (2017), "Attention Is All You Need", 3.5.
     """
-    # ch05_pretraining.ipynb, "5.8 The story model"
+    # ch05_pretraining.ipynb, "A head start"
     length, dim = model.position_embedding.weight.shape
     speeds = torch.exp(-math.log(length) * torch.arange(0, dim, 2) / dim)
     angles = torch.arange(length)[:, None] * speeds  # (context_length, embed_dim / 2)
@@ -2441,7 +2464,7 @@ def head_start(model: GPTModel, position_size: float, copying: float, seed: int 
 
 def new_story_model(recipe: StoryRecipe) -> GPTModel:
     """The story model before its first step."""
-    # ch05_pretraining.ipynb, "5.8 The story model"
+    # ch05_pretraining.ipynb, "A head start"
     sizes = ("vocab_size", "context_length", "embed_dim", "num_heads", "num_layers")
     config = GPTConfig(**{name: getattr(recipe, name) for name in sizes})
     model = GPTModel(config, seed=recipe.seed)
@@ -2457,21 +2480,21 @@ def write_story(
     **sampling: object,
 ) -> str:
     """A story that begins as given; `sampling` as for `generate`."""
-    # ch05_pretraining.ipynb, "5.8 The story model"
+    # ch05_pretraining.ipynb, "What to watch"
     end = tokenizer.special_tokens[END_OF_TEXT]
     prompt = [end, *tokenizer.encode(beginning)]
     (row,) = generate(model, [prompt], max_new_tokens, eos_id=end, **sampling)
     return tokenizer.decode(i for i in row if i != end)
 
 
-# ch05_pretraining.ipynb, "5.8 The story model"
-STORY_LOOKS = (0, 50, 100, 200, 300, 400, 600, 800, *range(1200, 20_000, 400))  # steps
+# ch05_pretraining.ipynb, "What to watch"
+STORY_LOOKS = (0, 50, 100, *range(200, 20_000, 200))  # steps
 
 
-def watch_stories(tokenizer: BPETokenizer, count: int = 200, seed: int = 0) -> Watch:
+def watch_stories(tokenizer: BPETokenizer, count: int = 100, seed: int = 0) -> Watch:
     """What to note down while a story model learns: loss over entropy, who has what, a sample."""
-    # ch05_pretraining.ipynb, "5.8 The story model"
-    told = list(islice(stories(seed, "validation"), count))
+    # ch05_pretraining.ipynb, "What to watch"
+    told = list(islice(stories(1000 + seed, "validation"), count))  # not those of the exam
 
     def watch(model: GPTModel) -> dict:
         right, asked = who_has_what(model, tokenizer, told)
@@ -2485,7 +2508,7 @@ def watch_stories(tokenizer: BPETokenizer, count: int = 200, seed: int = 0) -> W
 
 def functions_in(thing: object) -> list[Callable]:
     """The plain functions in a function or class that the course defines; none in anything else."""
-    # ch05_pretraining.ipynb, "5.8 The story model"
+    # ch05_pretraining.ipynb, "Where it is kept"
     thing = inspect.unwrap(thing) if callable(thing) else thing
     if getattr(thing, "__module__", "") not in ("__main__", evaluating.__module__):
         return []
@@ -2496,12 +2519,20 @@ def functions_in(thing: object) -> list[Callable]:
     return written + [f for base in getattr(thing, "__bases__", ()) for f in functions_in(base)]
 
 
+def names_used(code: CodeType) -> set[str]:
+    """The global names that a piece of compiled code looks up, in inner functions, too."""
+    # ch05_pretraining.ipynb, "Where it is kept"
+    inner = [names_used(const) for const in code.co_consts if isinstance(const, CodeType)]
+    steps = dis.get_instructions(code)
+    return {step.argval for step in steps if step.opname == "LOAD_GLOBAL"}.union(*inner)
+
+
 def code_of(*things: Callable) -> dict[str, str]:
     """The code of functions and classes and of all of the course's that they use, by name.
 
     Comments do not count, and neither does where it stands, in a notebook or in the module.
     """
-    # ch05_pretraining.ipynb, "5.8 The story model"
+    # ch05_pretraining.ipynb, "Where it is kept"
     found: dict[str, str] = {}
     waiting = list(things)
     while waiting:
@@ -2509,8 +2540,7 @@ def code_of(*things: Callable) -> dict[str, str]:
             if function.__qualname__ not in found:
                 tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
                 found[function.__qualname__] = ast.unparse(tree)
-                used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-                used &= function.__globals__.keys()
+                used = names_used(function.__code__) & function.__globals__.keys()
                 values = {name: function.__globals__[name] for name in used}
                 found |= {n: repr(v) for n, v in values.items() if isinstance(v, str | int | float)}
                 waiting += values.values()
@@ -2519,13 +2549,13 @@ def code_of(*things: Callable) -> dict[str, str]:
 
 def best_device() -> torch.device:
     """CUDA where there is one, else the CPU, which is quicker than most others for small models."""
-    # ch05_pretraining.ipynb, "5.8 The story model"
+    # ch05_pretraining.ipynb, "Where it is kept"
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def story_checkpoint(recipe: StoryRecipe) -> Path:
     """Where the story model of a recipe is kept. Other code, other stories: another file."""
-    # ch05_pretraining.ipynb, "5.8 The story model"
+    # ch05_pretraining.ipynb, "Where it is kept"
     world = sorted(Path(shared.stories.__file__).parent.rglob("*.py"))
     texts = [path.read_text(encoding="utf-8") for path in world]
     code = code_of(pretrain, new_story_model, watch_stories, StoryBatches, story_tokenizer)
@@ -2534,7 +2564,7 @@ def story_checkpoint(recipe: StoryRecipe) -> Path:
 
 def expected_seconds(model: GPTModel, batches: StoryBatches, recipe: Recipe) -> float:
     """How long a run will take here, from one step on a copy."""
-    # ch05_pretraining.ipynb, "5.8 The story model"
+    # ch05_pretraining.ipynb, "Where it is kept"
     batch, trial = next(batches.chunk(0, 1.0)), copy.deepcopy(model).train()
     optimizers = build_optimizers(trial, recipe)
     training_step(trial, optimizers, [batch])  # the first one is slower
@@ -2549,7 +2579,7 @@ def story_model(recipe: StoryRecipe | None = None) -> tuple[GPTModel, BPETokeniz
     Raises:
         RuntimeError: it was stopped on the way; the next call goes on from there.
     """
-    # ch05_pretraining.ipynb, "5.8 The story model"
+    # ch05_pretraining.ipynb, "Where it is kept"
     recipe = recipe or story_recipe()
     path, tokenizer = story_checkpoint(recipe), story_tokenizer(recipe.vocab_size)
     model = new_story_model(recipe).to(best_device())
@@ -2567,7 +2597,7 @@ def story_model(recipe: StoryRecipe | None = None) -> tuple[GPTModel, BPETokeniz
     return model, tokenizer
 
 
-# ch05_pretraining.ipynb, "5.9 GPT-2's weights"
+# ch05_pretraining.ipynb, "5.16 GPT-2, in your model"
 GPT2_PARTS = {
     "wte": "token_embedding",
     "wpe": "position_embedding",
@@ -2588,7 +2618,7 @@ def gpt2_name(name: str) -> str | None:
         >>> gpt2_name("transformer.h.3.attn.c_attn.weight")
         'blocks.3.attention.qkv.weight'
     """
-    # ch05_pretraining.ipynb, "5.9 GPT-2's weights"
+    # ch05_pretraining.ipynb, "5.16 GPT-2, in your model"
     name = name.removeprefix("transformer.")
     if name == "lm_head.weight" or name.endswith((".attn.bias", ".attn.masked_bias")):
         return None  # the tied head once more, and the causal mask
@@ -2605,7 +2635,7 @@ def gpt2_config(content: dict, dropout: float = 0.0) -> GPTConfig:
     Raises:
         ValueError: not a GPT-2, or one of a kind that `GPTModel` does not compute.
     """
-    # ch05_pretraining.ipynb, "5.9 GPT-2's weights"
+    # ch05_pretraining.ipynb, "5.16 GPT-2, in your model"
     usual = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
     usual |= {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
     usual |= {"tie_word_embeddings": True, "add_cross_attention": False, "n_inner": None}
@@ -2627,7 +2657,7 @@ def gpt2_files(name_or_folder: str | Path) -> tuple[Path, Path]:
         FileNotFoundError: a file is missing in the folder, or it is no name of a model.
         DownloadError: the hub cannot be reached.
     """
-    # ch05_pretraining.ipynb, "5.9 GPT-2's weights"
+    # ch05_pretraining.ipynb, "5.16 GPT-2, in your model"
     names, folder = ("config.json", "model.safetensors"), Path(name_or_folder).expanduser()
     if folder.is_dir():
         if missing := [name for name in names if not (folder / name).is_file()]:
@@ -2653,7 +2683,7 @@ def load_gpt2(name_or_folder: str | Path = "gpt2", dropout: float = 0.0) -> GPTM
         FileNotFoundError, DownloadError: as `gpt2_files`.
         ValueError: the files are damaged, or of another kind of model.
     """
-    # ch05_pretraining.ipynb, "5.9 GPT-2's weights"
+    # ch05_pretraining.ipynb, "5.16 GPT-2, in your model"
     config_file, weights_file = gpt2_files(name_or_folder)
     try:
         config = gpt2_config(json.loads(config_file.read_text(encoding="utf-8")), dropout)
