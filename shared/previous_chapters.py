@@ -1561,7 +1561,7 @@ class StoryRecipe:
     embed_dim: int = 128  # small enough for minutes on two cores
     num_heads: int = 4  # 32 numbers for each
     num_layers: int = 4  # two suffice to copy, four to know whom
-    total_tokens: int = 2_000_000  # to learn from: some minutes on two cores
+    total_tokens: int = 1_600_000  # to learn from: some minutes on two cores
     tokens_per_batch: int = 1_500  # about 20 stories: many small steps beat few large ones here
     curriculum: tuple[tuple[float, float], ...] = ((0.0, 30), (0.1, 60))  # short stories first
     position_size: float = 0.02  # of the waves with which positions start
