@@ -89,6 +89,7 @@ __all__ = [
     "TokenTable",
     "BPETokenizer",
     "story_tokenizer",
+    "Ids",
     "TokenWindows",
     "make_loader",
     # ch03_attention
@@ -775,7 +776,9 @@ class BPETokenizer(TokenTable):
         self.word_ids = WordIds(self.ids, merges)
 
     @classmethod
-    def train(cls, text_or_iterable: TextOrPieces, vocab_size: int, special_tokens=()) -> Self:
+    def train(
+        cls, text_or_iterable: TextOrPieces, vocab_size: int, special_tokens: Iterable[str] = ()
+    ) -> Self:
         """Learn from a text or from its pieces. Raises as `train_bpe`."""
         return cls(*train_bpe(text_or_iterable, vocab_size, special_tokens))
 
@@ -818,6 +821,10 @@ def story_tokenizer(
     return BPETokenizer.load(path)
 
 
+# ch02_tokenization.ipynb, "2.12 From one long list to training examples"
+Ids = Sequence[int] | torch.Tensor  # a row of token ids: a list, an array or a tensor
+
+
 class TokenWindows(Dataset):
     """Windows over one long row of ids, each with its targets: the same row, one place later.
 
@@ -831,7 +838,7 @@ class TokenWindows(Dataset):
 
     # ch02_tokenization.ipynb, "2.12 From one long list to training examples"
 
-    def __init__(self, ids, context_length: int, stride: int | None = None) -> None:
+    def __init__(self, ids: Ids, context_length: int, stride: int | None = None) -> None:
         self.ids = torch.as_tensor(ids, dtype=torch.int64)
         self.context_length = context_length
         self.stride = context_length if stride is None else stride
@@ -851,7 +858,7 @@ class TokenWindows(Dataset):
 
 
 def make_loader(
-    ids,
+    ids: Ids,
     context_length: int,
     batch_size: int,
     *,
