@@ -810,13 +810,12 @@ def story_tokenizer(
         seed: of the stories.
     """
     # ch02_tokenization.ipynb, "2.11 The tokenizer of the stories"
-    world = sorted(Path(shared.stories.__file__).parent.rglob("*.py"))
+    text = shared.stories.story_text(num_bytes, seed=seed)
     makers = [word_pattern, character_class, is_number, cut_words, count_words]
     makers += [train_bpe, train_merges, merge_everywhere, index_pairs, flipped, write_tokenizer]
-    sources = [path.read_text("utf-8") for path in world] + [inspect.getsource(f) for f in makers]
-    path = artifact_path("tokenizers/stories.json", vocab_size, num_bytes, seed, sources)
+    sources = [inspect.getsource(maker) for maker in makers]
+    path = artifact_path("tokenizers/stories.json", vocab_size, text, sources)
     if not path.exists():
-        text = shared.stories.story_text(num_bytes, seed=seed)
         BPETokenizer.train(text, vocab_size, [END_OF_TEXT]).save(path)
     return BPETokenizer.load(path)
 
@@ -2563,10 +2562,9 @@ def best_device() -> torch.device:
 def story_checkpoint(recipe: StoryRecipe) -> Path:
     """Where the story model of a recipe is kept. Other code, other stories: another file."""
     # ch05_pretraining.ipynb, "Where it is kept"
-    world = sorted(Path(shared.stories.__file__).parent.rglob("*.py"))
-    texts = [path.read_text(encoding="utf-8") for path in world]
+    told = shared.stories.story_text(500_000, seed=recipe.seed)
     code = code_of(pretrain, new_story_model, watch_stories, StoryBatches, story_tokenizer)
-    return artifact_path("checkpoints/stories.safetensors", recipe, texts, code)
+    return artifact_path("checkpoints/stories.safetensors", recipe, told, code)
 
 
 def expected_seconds(model: GPTModel, batches: StoryBatches, recipe: Recipe) -> float:

@@ -660,6 +660,18 @@ def test_the_story_tokenizer_is_trained_once_and_found_again(tmp_path, monkeypat
         story_tokenizer(400, num_bytes=40_000)
 
 
+def test_a_world_that_tells_other_stories_gets_its_own_tokenizer(tmp_path, monkeypatch):
+    """Found so: a kernel with older stories in memory left its tokenizer under the new name."""
+    import shared.stories
+
+    monkeypatch.setenv("COURSE_ARTIFACTS", str(tmp_path))
+    new = story_tokenizer(400, num_bytes=40_000)
+    older = story_text(40_000).replace("kite", "dragon")
+    monkeypatch.setattr(shared.stories, "story_text", lambda *_, **__: older)
+    old = story_tokenizer(400, num_bytes=40_000)
+    assert old.merges == BPETokenizer.train(older, 400, [END_OF_TEXT]).merges != new.merges
+
+
 def test_the_mark_between_stories_is_theirs():
     import shared.stories
 

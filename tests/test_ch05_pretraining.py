@@ -925,6 +925,14 @@ def test_a_stopped_story_model_is_finished_at_the_next_call(quick, monkeypatch):
     assert same(whole, parts)
 
 
+def test_a_world_that_tells_other_stories_gets_its_own_checkpoint(monkeypatch):
+    import shared.stories
+
+    before = story_checkpoint(TINY)
+    monkeypatch.setattr(shared.stories, "story_text", lambda *_, **__: "Other stories.")
+    assert story_checkpoint(TINY) != before
+
+
 def test_another_recipe_is_another_file():
     assert story_checkpoint(TINY) == story_checkpoint(dataclasses.replace(TINY))
     for change in ({"seed": 1}, {"total_tokens": 3001}, {"training": Recipe(decay=0.4)}):
