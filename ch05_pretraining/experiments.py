@@ -12,8 +12,10 @@ import argparse
 import hashlib
 import json
 import platform
+import random
 import sys
 import textwrap
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import date
 from itertools import islice
@@ -28,6 +30,8 @@ from shared.figures import BLUE, GREY, RED, use_style
 from shared.machine import num_cores
 from shared.previous_chapters import (
     END_OF_TEXT,
+    IGNORED,
+    Batch,
     Batches,
     BPETokenizer,
     Recipe,
@@ -52,6 +56,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "ingredients.json"
 SEEDS = (0, 1, 2)
 LONGEST = 60  # tokens of the stories that are asked about, and the end of the curriculum
+WIDTH = 128  # tokens of a window
 
 # A small model and few tokens: what can be learned in some seconds.
 BASE = StoryRecipe(
@@ -62,10 +67,12 @@ BASE = StoryRecipe(
     training=Recipe(other_rate=0.015),
 )
 WINDOWS = "windows cut anywhere"
+SHORT_WINDOWS = "windows over short stories first"
 CONDITIONS: dict[str, StoryRecipe] = {
     "the whole recipe": BASE,
     "any length from the start": replace(BASE, curriculum=()),
     WINDOWS: BASE,
+    SHORT_WINDOWS: BASE,
     "batches three times as large": replace(BASE, tokens_per_batch=3 * BASE.tokens_per_batch),
     "attention starts at random": replace(BASE, copying=0.0),
     "positions start at random": replace(BASE, position_size=0.0),
@@ -88,14 +95,30 @@ def short_stories(tokenizer: BPETokenizer, count: int = 200, seed: int = 0) -> l
     return list(islice(short, count))
 
 
+class CutStories(StoryBatches):
+    """The stories of `StoryBatches`, chunk by chunk: only where the text is cut is different.
+
+    Each chunk's stories are joined in a random order to one row, which is cut every WIDTH tokens.
+    """
+
+    def chunk(self, number: int, progress: float) -> Iterator[Batch]:
+        """The windows of the stories that `StoryBatches` would have in this chunk."""
+        whole = super().chunk(number, progress)
+        told = [row[row != IGNORED] for _, targets in whole for row in targets]
+        random.Random(f"{self.recipe.seed} {number}").shuffle(told)  # they came sorted by length
+        stream, rows = torch.cat(told), self.recipe.tokens_per_batch // WIDTH
+        windows = WindowBatches(stream, WIDTH, rows, len(stream), self.recipe.seed)
+        return windows.chunk(number, progress)
+
+
 def batches_for(condition: str, recipe: StoryRecipe, tokenizer: BPETokenizer) -> Batches:
     """The training text of a condition, in batches."""
     if condition != WINDOWS:
-        return StoryBatches(tokenizer, recipe)
+        return (CutStories if condition == SHORT_WINDOWS else StoryBatches)(tokenizer, recipe)
     text = story_text(5 * recipe.total_tokens, seed=1_000_003 * recipe.seed + 1)
     ids = tokenizer.to_tiktoken().encode(text, allowed_special={END_OF_TEXT})
-    rows = recipe.tokens_per_batch // 128
-    return WindowBatches(ids, 128, rows, recipe.total_tokens, seed=recipe.seed)
+    rows = recipe.tokens_per_batch // WIDTH
+    return WindowBatches(ids, WIDTH, rows, recipe.total_tokens, seed=recipe.seed)
 
 
 def run(condition: str, seed: int) -> dict:
@@ -121,11 +144,17 @@ def run(condition: str, seed: int) -> dict:
     return {"condition": condition, "seed": seed, "seconds": seconds, "points": history.looks}
 
 
+def counted(number: int, thing: str) -> str:
+    """1 thread, 2 threads."""
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
 def ingredients() -> None:
     """All conditions with all seeds that are not in the file yet."""
     found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {"runs": []}
-    if found.get("stories") != stories_hash():
-        found = {"runs": []}  # made with other stories: all anew
+    settings = json.loads(json.dumps(asdict(BASE)))  # tuples become lists, as in the file
+    if (found.get("stories"), found.get("settings")) != (stories_hash(), settings):
+        found = {"runs": []}  # made with other stories or settings: all anew
     done = {(one["condition"], one["seed"]) for one in found["runs"]}
     for seed in SEEDS:
         for condition in CONDITIONS:
@@ -136,9 +165,10 @@ def ingredients() -> None:
             found |= {
                 "what": "What teaches a small model to copy? One thing is changed at a time.",
                 "command": "python ch05_pretraining/experiments.py ingredients",
-                "settings": asdict(BASE),
+                "settings": settings,
                 "asked": f"200 held-out stories of at most {LONGEST} tokens",
-                "machine": f"{num_cores()} cores, {torch.get_num_threads()} threads, "
+                "machine": f"{counted(num_cores(), 'core')}, "
+                f"{counted(torch.get_num_threads(), 'thread')}, "
                 f"{platform.machine()}, torch {torch.__version__}",
                 "date": str(date.today()),
                 "stories": stories_hash(),

@@ -140,10 +140,10 @@ __all__ = [
     "evaluate",
     "story_rows",
     "ngram_nats",
-    "story_nats",
-    "loss_over_entropy",
     "pad_rows",
     "pack_rows",
+    "story_nats",
+    "loss_over_entropy",
     "Curriculum",
     "longest_at",
     "Batches",
@@ -1687,30 +1687,6 @@ def ngram_nats(
     return nats
 
 
-def story_nats(model: nn.Module, tokenizer: BPETokenizer, told: Sequence[Story]) -> float:
-    """What the model pays for these stories in nats, end-of-text tokens included.
-
-    Raises:
-        ValueError: no story, or one that is longer than the model's context.
-    """
-    # ch05_pretraining.ipynb, "Four opponents"
-    rows = story_rows(told, tokenizer)
-    longest, room = max(map(len, rows), default=0) - 1, model.config.context_length
-    if longest > room:
-        raise ValueError(
-            f"a story of {longest} tokens does not fit into context_length={room}: leave it out, "
-            "or take a model with a longer context."
-        )
-    batches = [pad_rows(group) for group in pack_rows(rows, 8000)]
-    return evaluate(model, batches) * sum(map(count_targets, batches))
-
-
-def loss_over_entropy(model: nn.Module, tokenizer: BPETokenizer, told: Sequence[Story]) -> float:
-    """The model's loss on stories over their teller's own; 1 is the floor. Raises: `story_nats`."""
-    # ch05_pretraining.ipynb, "Four opponents"
-    return story_nats(model, tokenizer, told) / -sum(story.log_prob for story in told)
-
-
 def pad_rows(rows: Sequence[Sequence[int]]) -> Batch:
     """Rows of any lengths as one batch, filled up on the right with places that ask nothing.
 
@@ -1741,6 +1717,30 @@ def pack_rows(rows: Iterable[list[int]], tokens_per_batch: int) -> list[list[lis
         few = groups.pop()
         groups[-1] += few
     return groups
+
+
+def story_nats(model: nn.Module, tokenizer: BPETokenizer, told: Sequence[Story]) -> float:
+    """What the model pays for these stories in nats, end-of-text tokens included.
+
+    Raises:
+        ValueError: no story, or one that is longer than the model's context.
+    """
+    # ch05_pretraining.ipynb, "A loss beside its floor"
+    rows = story_rows(told, tokenizer)
+    longest, room = max(map(len, rows), default=0) - 1, model.config.context_length
+    if longest > room:
+        raise ValueError(
+            f"a story of {longest} tokens does not fit into context_length={room}: leave it out, "
+            "or take a model with a longer context."
+        )
+    batches = [pad_rows(group) for group in pack_rows(rows, 8000)]
+    return evaluate(model, batches) * sum(map(count_targets, batches))
+
+
+def loss_over_entropy(model: nn.Module, tokenizer: BPETokenizer, told: Sequence[Story]) -> float:
+    """The model's loss on stories over their teller's own; 1 is the floor. Raises: `story_nats`."""
+    # ch05_pretraining.ipynb, "A loss beside its floor"
+    return story_nats(model, tokenizer, told) / -sum(story.log_prob for story in told)
 
 
 # ch05_pretraining.ipynb, "Short stories first"
@@ -2249,7 +2249,10 @@ def both_files(path: str | Path) -> tuple[Path, Path]:
 def save_checkpoint(
     path: str | Path, model: GPTModel, tensors: dict[str, Tensor] | None = None, **notes: object
 ) -> None:
-    """Save a model as `path`, a .safetensors, and a .json beside it: both whole, or neither.
+    """Save a model as `path`, a .safetensors, and a .json beside it.
+
+    Both are written whole under other names, then moved into place, the .safetensors first. If the
+    power fails between the two moves, the pair is refused when read, and the older one is lost.
 
     Args:
         tensors: more of them, such as an optimiser's averages.
@@ -2258,7 +2261,7 @@ def save_checkpoint(
     Raises:
         ValueError: the path has another ending.
         TypeError: JSON cannot hold the notes.
-        OSError: no space left. In each case, older files stay as they were.
+        OSError: no space left. In each of these cases, older files stay as they were.
     """
     # ch05_pretraining.ipynb, "5.9 Checkpoints: stop now, go on tomorrow"
     weights, sheet = both_files(path)
@@ -2505,7 +2508,7 @@ def watch_stories(tokenizer: BPETokenizer, count: int = 100, seed: int = 0) -> W
     def watch(model: GPTModel) -> dict:
         right, asked = who_has_what(model, tokenizer, told)
         dice = torch.Generator().manual_seed(seed)
-        sample = write_story(model, tokenizer, max_new_tokens=80, top_p=0.95, generator=dice)
+        sample = write_story(model, tokenizer, max_new_tokens=50, top_p=0.95, generator=dice)
         ratio = loss_over_entropy(model, tokenizer, told)
         return {"ratio": ratio, "right": right, "asked": asked, "sample": sample}
 
@@ -2568,14 +2571,20 @@ def story_checkpoint(recipe: StoryRecipe) -> Path:
 
 
 def expected_seconds(model: GPTModel, batches: StoryBatches, recipe: Recipe) -> float:
-    """How long a run will take here, from one step on a copy."""
+    """How long a run will take here: per token as the fastest of some steps on a copy.
+
+    Five steps after a first one, which is slower; fewer where two seconds are over before.
+    """
     # ch05_pretraining.ipynb, "Where it is kept"
-    batch, trial = next(batches.chunk(0, 1.0)), copy.deepcopy(model).train()
-    optimizers = build_optimizers(trial, recipe)
-    training_step(trial, optimizers, [batch])  # the first one is slower
-    start = time.perf_counter()
-    training_step(trial, optimizers, [batch])
-    return (time.perf_counter() - start) * batches.total_tokens / count_targets(batch)
+    trial, per_token = copy.deepcopy(model).train(), []
+    optimizers, until = build_optimizers(trial, recipe), time.perf_counter() + 2
+    for batch in islice(batches.chunk(0, 1.0), 6):
+        start = time.perf_counter()
+        if len(per_token) > 1 and start > until:
+            break
+        training_step(trial, optimizers, [batch], recipe.max_norm)
+        per_token.append((time.perf_counter() - start) / count_targets(batch))
+    return min(per_token[1:] or per_token) * batches.total_tokens
 
 
 def story_model(recipe: StoryRecipe | None = None) -> tuple[GPTModel, BPETokenizer]:

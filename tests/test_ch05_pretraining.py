@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import http.server
+import importlib.util
 import itertools
 import json
 import math
@@ -21,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from shared import previous_chapters as pc
+from shared.artifacts import ROOT
 from shared.download import DownloadError
 from shared.previous_chapters import (
     END_OF_TEXT,
@@ -39,6 +41,7 @@ from shared.previous_chapters import (
     code_of,
     count_targets,
     evaluate,
+    expected_seconds,
     head_start,
     learning_rate_at,
     load_checkpoint,
@@ -66,6 +69,7 @@ from shared.previous_chapters import (
 from shared.stories import SPLITS, stories, story_text
 
 SMALL = GPTConfig(vocab_size=300, context_length=24, embed_dim=12, num_heads=3, num_layers=2)
+ROOMY = dataclasses.replace(SMALL, context_length=400)
 
 
 @pytest.fixture(autouse=True)
@@ -872,6 +876,72 @@ def test_wilson_interval():
             wilson(right, total)
 
 
+# --- the comparisons of experiments.py
+
+
+@pytest.fixture(scope="module")
+def experiments():
+    """The module beside the notebook, which is in no package."""
+    path = ROOT / "ch05_pretraining" / "experiments.py"
+    spec = importlib.util.spec_from_file_location("ch05_experiments", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.6])
+def test_cut_stories_are_the_same_stories_cut_elsewhere(experiments, tokenizer, progress):
+    recipe = dataclasses.replace(
+        short_stories(tokenizer).recipe, curriculum=((0.0, 80), (1.0, 160)), tokens_per_batch=1300
+    )
+    whole = StoryBatches(tokenizer, recipe, pool=300)
+    cut = experiments.CutStories(tokenizer, recipe, pool=300)
+    end = tokenizer.special_tokens[END_OF_TEXT]
+    told = {
+        tuple(y[y != IGNORED].tolist()) for _, ys in whole.chunk(2, progress) for y in ys
+    }  # each ends with the end mark
+    windows = list(cut.chunk(2, progress))
+    assert all(y.shape == (1300 // 128, 128) for _, y in windows) and windows
+    found = 0
+    for x, y in ((x, y) for xs, ys in windows for x, y in zip(xs, ys, strict=True)):
+        assert torch.equal(x[1:], y[:-1])
+        ends = [i for i, token in enumerate(x.tolist()) if token == end]
+        for start, stop in itertools.pairwise(ends):
+            assert tuple(x[start + 1 : stop + 1].tolist()) in told
+            found += 1
+    assert found > 0, "some stories lie whole inside a window"
+    for one, other in zip(windows, cut.chunk(2, progress), strict=True):
+        assert torch.equal(one[0], other[0]), "a chunk depends on its number and the progress alone"
+
+
+def test_every_condition_of_the_comparison_has_its_batches(experiments, tokenizer):
+    kinds = {name: StoryBatches for name in experiments.CONDITIONS}
+    kinds |= {experiments.WINDOWS: WindowBatches, experiments.SHORT_WINDOWS: experiments.CutStories}
+    for name, recipe in experiments.CONDITIONS.items():
+        few = dataclasses.replace(recipe, total_tokens=2000)
+        assert type(experiments.batches_for(name, few, tokenizer)) is kinds[name], name
+
+
+def test_runs_are_kept_but_not_those_of_other_settings(experiments, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(experiments, "SEEDS", (0,))
+    ran = []
+    monkeypatch.setattr(
+        experiments, "run", lambda name, seed: ran.append(name) or {"condition": name, "seed": seed}
+    )
+    conditions = list(experiments.CONDITIONS)
+    experiments.ingredients()
+    experiments.ingredients()
+    assert ran == conditions, "the second call finds all"
+    monkeypatch.setattr(experiments, "BASE", dataclasses.replace(experiments.BASE, copying=0.25))
+    experiments.ingredients()
+    assert ran == 2 * conditions, "with another recipe, the old runs are no answer"
+
+
+def test_one_thread_is_one_thread(experiments):
+    assert [experiments.counted(n, "thread") for n in (1, 2)] == ["1 thread", "2 threads"]
+
+
 # --- the story model
 
 TINY = StoryRecipe(
@@ -947,6 +1017,45 @@ def test_code_is_followed_to_all_that_it_uses():
         "#" in text for name, text in code.items() if name in ("training_loop", "Muon.step")
     )
     assert "who_has_what" not in code and "wilson" not in code
+
+
+class Clock:
+    """Time that passes only when somebody says so."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(pc.time, "perf_counter", lambda: self.now)
+
+
+def times_of_steps(monkeypatch, seconds: list[float]) -> list[int]:
+    """Let training steps last as long as given, on a clock of our own; the targets of each."""
+    clock, seen, step = Clock(monkeypatch), [], pc.training_step
+
+    def slow_step(model, optimizers, batches, *bounds):
+        clock.now += seconds[len(seen)]
+        seen.append(sum(map(pc.count_targets, batches)))
+        return step(model, optimizers, batches, *bounds)
+
+    monkeypatch.setattr(pc, "training_step", slow_step)
+    return seen
+
+
+def test_the_expected_time_is_that_of_the_fastest_step_but_the_first(tokenizer, monkeypatch):
+    batches, model = short_stories(tokenizer), GPTModel(ROOMY, seed=0)
+    seen = times_of_steps(monkeypatch, [0.001, 0.4, 0.1, 0.3, 0.4, 0.3])
+    expected = expected_seconds(model, batches, Recipe())
+    assert len(seen) == 6 and min(seen) > 0.5 * max(seen), "batches of about the same size"
+    assert expected == pytest.approx(0.1 / seen[2] * batches.total_tokens)
+    assert same(model, GPTModel(ROOMY, seed=0)) and batches.place["tokens"] == 0, (
+        "only a copy learns"
+    )
+
+
+def test_the_expected_time_is_there_soon_also_where_steps_are_slow(tokenizer, monkeypatch):
+    batches = short_stories(tokenizer)
+    seen = times_of_steps(monkeypatch, [30.0, 20.0])
+    expected = expected_seconds(GPTModel(ROOMY, seed=0), batches, Recipe())
+    assert len(seen) == 2 and expected == pytest.approx(20 / seen[1] * batches.total_tokens)
 
 
 def test_a_story_begins_as_asked_and_depends_on_the_seed(tokenizer):
