@@ -34,7 +34,6 @@ from shared.previous_chapters import (
     Batch,
     Batches,
     BPETokenizer,
-    Recipe,
     StoryBatches,
     StoryRecipe,
     WindowBatches,
@@ -59,13 +58,7 @@ LONGEST = 60  # tokens of the stories that are asked about, and the end of the c
 WIDTH = 128  # tokens of a window
 
 # A small model and few tokens: what can be learned in some seconds.
-BASE = StoryRecipe(
-    num_layers=2,
-    total_tokens=200_000,
-    tokens_per_batch=1_200,
-    curriculum=((0.0, 30), (1.0, LONGEST)),
-    training=Recipe(other_rate=0.015),
-)
+BASE = StoryRecipe(total_tokens=200_000, batch_growth=1.0, curriculum=((0.0, 30), (1.0, LONGEST)))
 WINDOWS = "windows cut anywhere"
 SHORT_WINDOWS = "windows over short stories first"
 CONDITIONS: dict[str, StoryRecipe] = {
@@ -76,6 +69,7 @@ CONDITIONS: dict[str, StoryRecipe] = {
     "batches three times as large": replace(BASE, tokens_per_batch=3 * BASE.tokens_per_batch),
     "attention starts at random": replace(BASE, copying=0.0),
     "positions start at random": replace(BASE, position_size=0.0),
+    "momentum 0.95": replace(BASE, training=replace(BASE.training, momentum=0.95)),
 }
 for rate in (0.002, 0.004, 0.008):
     adamw = replace(BASE.training, matrix_optimizer="adamw", matrix_rate=rate)

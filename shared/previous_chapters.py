@@ -1547,9 +1547,11 @@ class Recipe:
 
     matrix_optimizer: str = "muon"  # for the matrices in the blocks; or "adamw", to compare
     matrix_rate: float = 0.02  # their learning rate: how far a step turns them
-    other_rate: float = 0.012  # of embeddings, norms and biases, always with AdamW
+    table_rate: float = 0.025  # of embeddings, always with AdamW
+    vector_rate: float = 0.003  # of norms and biases, the same
+    momentum: float = 0.8  # how much of the running mean of gradients each step keeps
     warmup: float = 0.01  # share of the run in which the rates rise from 0
-    decay: float = 0.7  # share of the run, at its end, in which they fall back to 0
+    decay: float = 0.5  # share of the run, at its end, in which they fall back to 0
     weight_decay: float = 0.0  # no story comes often enough to be learnt by heart
     max_norm: float = 1.0  # a longer gradient is shortened to this length
     accumulate: int = 1  # batches per step
@@ -1566,10 +1568,11 @@ class StoryRecipe:
     context_length: int = 256  # the longest story fits
     embed_dim: int = 128  # small enough for minutes on two cores
     num_heads: int = 4  # 32 numbers for each
-    num_layers: int = 4  # two suffice to copy, four to know whom
-    total_tokens: int = 1_600_000  # to learn from: some minutes on two cores
-    tokens_per_batch: int = 1_500  # about 20 stories: many small steps beat few large ones here
-    curriculum: tuple[tuple[float, float], ...] = ((0.0, 30), (0.1, 60))  # short stories first
+    num_layers: int = 2  # enough to know who has what; more take longer over each token
+    total_tokens: int = 5_000_000  # to learn from: some minutes on two cores
+    tokens_per_batch: int = 800  # about ten stories: at first, many small steps
+    batch_growth: float = 6.0  # times as many at the end: then, few calm ones
+    curriculum: tuple[tuple[float, float], ...] = ((0.0, 30), (0.06, 60))  # short stories first
     position_size: float = 0.02  # of the waves with which positions start
     copying: float = 0.5  # how strongly attention starts by passing on what it sees
     seed: int = 0  # of weights and stories
@@ -1822,7 +1825,7 @@ class StoryBatches(Batches):
     def __init__(
         self, tokenizer: BPETokenizer, recipe: StoryRecipe, split: str = "train", pool: int = 20_000
     ) -> None:
-        names = ("tokens_per_batch", "curriculum", "context_length", "seed")
+        names = ("tokens_per_batch", "batch_growth", "curriculum", "context_length", "seed")
         settings = {name: getattr(recipe, name) for name in names}
         ids = key_of([token.hex() for token in tokenizer.vocab.values()])
         super().__init__(recipe.total_tokens, **settings, split=split, pool=pool, ids=ids)
@@ -1841,14 +1844,15 @@ class StoryBatches(Batches):
 
     def chunk(self, number: int, progress: float) -> Iterator[Batch]:
         """About twenty batches of new stories, or five of short ones."""
-        return story_chunk(self, number, longest_at(progress, self.recipe.curriculum))
+        return story_chunk(self, number, progress)
 
 
-def story_chunk(batches: StoryBatches, number: int, longest: float) -> Iterator[Batch]:
+def story_chunk(batches: StoryBatches, number: int, progress: float) -> Iterator[Batch]:
     """The batches of a chunk, in an order that depends on the seed and the chunk's number."""
     # ch05_pretraining.ipynb, "5.4 A stream that knows its place"
-    dice = random.Random(f"{batches.recipe.seed} {number}")
-    size = batches.recipe.tokens_per_batch
+    recipe, dice = batches.recipe, random.Random(f"{batches.recipe.seed} {number}")
+    size = round(recipe.tokens_per_batch * (1 + (recipe.batch_growth - 1) * progress))
+    longest = longest_at(progress, recipe.curriculum)
     if longest < math.inf:
         rows = [row for row in batches.short_rows if len(row) <= longest + 2]
         rows = dice.sample(rows, min(len(rows), 5 * size // int(longest + 1)))
@@ -1992,15 +1996,16 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """All parameters that are trained, each in one group.
 
     "fused": query-key-value matrices, three in one; "single": the other matrices inside the
-    blocks; "others": embeddings, norms, biases, and whatever else the model has.
+    blocks; "tables": embeddings and all other matrices; "vectors": norms and biases.
     """
     # ch05_pretraining.ipynb, "Who trains what"
-    groups: dict[str, list[nn.Parameter]] = {"fused": [], "single": [], "others": []}
+    kinds = ("fused", "single", "tables", "vectors")
+    groups: dict[str, list[nn.Parameter]] = {kind: [] for kind in kinds}
     for name, p in model.named_parameters():
         if p.requires_grad:
-            inside = name.startswith("blocks.") and p.ndim == 2
-            kind = "fused" if name.endswith("qkv.weight") else "single"
-            groups[kind if inside else "others"].append(p)
+            inside = "fused" if name.endswith("qkv.weight") else "single"
+            kind = inside if name.startswith("blocks.") else "tables"
+            groups[kind if p.ndim == 2 else "vectors"].append(p)
     return groups
 
 
@@ -2011,19 +2016,21 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
         ValueError: nothing to train, or an unknown `matrix_optimizer`.
     """
     # ch05_pretraining.ipynb, "Who trains what"
-    fused, single, others = parameter_groups(model).values()
-    if recipe.matrix_optimizer not in ("muon", "adamw") or not fused + single + others:
+    fused, single, tables, vectors = groups = parameter_groups(model).values()
+    if recipe.matrix_optimizer not in ("muon", "adamw") or not any(groups):
         what = f"matrix_optimizer={recipe.matrix_optimizer!r}, expected 'muon' or 'adamw'"
-        raise ValueError(f"{what}, and {len(fused + single + others)} parameters to train")
-    adamw = [{"params": others, "lr": recipe.other_rate, "weight_decay": 0.0}]
+        raise ValueError(f"{what}, and {sum(map(len, groups))} parameters to train")
+    rates = ((tables, recipe.table_rate), (vectors, recipe.vector_rate))
+    adamw = [{"params": group, "lr": rate, "weight_decay": 0.0} for group, rate in rates]
     matrices = [{"params": fused, "parts": 3}, {"params": single, "parts": 1}]
     matrices = [group | {"lr": recipe.matrix_rate} for group in matrices if group["params"]]
     if recipe.matrix_optimizer == "adamw":
         adamw, matrices = adamw + matrices, []
     settings = {"weight_decay": recipe.weight_decay}
-    optimizers = [Muon(matrices, **settings)] if matrices else []
+    optimizers = [Muon(matrices, momentum=recipe.momentum, **settings)] if matrices else []
     if adamw := [group for group in adamw if group["params"]]:
-        optimizers.append(torch.optim.AdamW(adamw, betas=(0.9, 0.95), fused=True, **settings))
+        betas = (recipe.momentum, 0.95)
+        optimizers.append(torch.optim.AdamW(adamw, betas=betas, fused=True, **settings))
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["peak"] = group["lr"]  # what the schedule multiplies
     return optimizers

@@ -15,6 +15,7 @@ import signal
 import threading
 from collections import Counter
 from functools import partial
+from itertools import islice
 
 import pytest
 import torch
@@ -428,17 +429,26 @@ def test_every_parameter_is_trained_by_one_optimizer():
     fused, single = (group["params"] for group in muon.param_groups)
     assert [p.shape for p in fused] == [(36, 12)] * 2 and muon.param_groups[0]["parts"] == 3
     assert {tuple(p.shape) for p in single} == {(12, 12), (48, 12), (12, 48)}
-    (rest,) = (group["params"] for group in adamw.param_groups)
-    everything = [*fused, *single, *rest]
+    tables, vectors = (group["params"] for group in adamw.param_groups)
+    assert {p.ndim for p in tables} == {2} and {p.ndim for p in vectors} == {1}
+    everything = [*fused, *single, *tables, *vectors]
     assert len({id(p) for p in everything}) == len(everything) == len(list(model.parameters()))
     assert sum(p.numel() for p in everything) == model.num_parameters()
-    assert any(p is model.token_embedding.weight for p in rest)
+    assert any(p is model.token_embedding.weight for p in tables)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_the_recipe_s_momentum_is_that_of_every_optimizer(kind):
+    recipe = Recipe(matrix_optimizer=kind, momentum=0.7)
+    groups = [g for o in build_optimizers(GPTModel(SMALL), recipe) for g in o.param_groups]
+    assert {g.get("momentum", g.get("betas", [None])[0]) for g in groups} == {0.7}
 
 
 def test_adamw_can_train_everything():
     model = GPTModel(SMALL, seed=0)
     (adamw,) = build_optimizers(model, Recipe(matrix_optimizer="adamw", matrix_rate=0.003))
-    assert {group["lr"] for group in adamw.param_groups} == {0.012, 0.003}
+    rates = [group["lr"] for group in adamw.param_groups]
+    assert rates == [Recipe.table_rate, Recipe.vector_rate, 0.003, 0.003]
     counted = [p.numel() for group in adamw.param_groups for p in group["params"]]
     assert sum(counted) == model.num_parameters()
     with pytest.raises(ValueError, match="'sgd'.*'muon' or 'adamw'"):
@@ -530,7 +540,7 @@ def test_pretraining_learns_a_text_that_repeats():
     model = GPTModel(SMALL, seed=0)
     ids = [7, 8, 9, 10, 11] * 100
     batches = WindowBatches(ids, 10, 4, total_tokens=3000)
-    recipe, validation = Recipe(other_rate=0.02), [pad_rows([ids[:11]])]
+    recipe, validation = Recipe(table_rate=0.02), [pad_rows([ids[:11]])]
     history = pretrain(model, batches, recipe, validation=validation, watch_every=20)
     assert history.finished and history.steps[0]["loss"] == pytest.approx(math.log(300), abs=0.3)
     assert [look["step"] for look in history.looks] == [0, 20, 40, 60, 75]
@@ -1194,3 +1204,13 @@ def test_pretraining_runs_on_cuda_in_bfloat16(tmp_path):
     again = GPTModel(SMALL, seed=1).cuda()
     pretrain(again, WindowBatches([7, 8, 9] * 200, 10, 4, 3000), checkpoint=path)
     assert same(model, again)
+
+
+def test_batches_grow_along_the_run(tokenizer):
+    recipe = StoryRecipe(curriculum=(), tokens_per_batch=800, batch_growth=4.0)
+    batches = StoryBatches(tokenizer, recipe)
+    places = [
+        max(batch[0].numel() for batch in islice(batches.chunk(0, progress), 10))
+        for progress in (0.0, 0.5, 1.0)
+    ]
+    assert [round(number / 800, 1) for number in places] == pytest.approx([1, 2.5, 4], abs=0.4)

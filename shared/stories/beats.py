@@ -140,7 +140,7 @@ class Beats(Tale):
         )
         self.detail()
 
-    def detail(self, probability: float = 0.6) -> None:
+    def detail(self, probability: float = 0.8) -> None:
         """Perhaps something small to hear, see or smell."""
         if not self.chance.maybe(probability):
             return

@@ -1464,6 +1464,82 @@ def mine_and_yours(t: Beats) -> None:
     t.end(a, b)
 
 
+@plot
+def where_to(t: Beats) -> None:
+    (a, b), p = t.people(2), t.place()
+    t.say(
+        '"Where are you going, {a}?" asked {b}. "{P.to}," {said} {a}.',
+        '{A} {went} {p.to}. "Is it far {p.to}, {a}?" asked {b}.',
+        "{A} was on the way {p.to} and met {b}.",
+        a=a,
+        b=b,
+        p=p,
+    )
+    t.say(
+        "So they {went} {p.to} together, {a} and {b}.",
+        '"I will come {p.to} with you, {a}," {said} {b}.',
+        "{P.in} they (sang|danced|had a picnic|told stories) until it was dark.",
+        '"I was {p.in} (yesterday|last week|this morning)," {said} {b}. "It is nice {p.in}."',
+        a=a,
+        b=b,
+        p=p,
+    )
+    t.world.move(a, p)
+    t.world.move(b, p)
+    t.end(a, b)
+
+
+@plot
+def still_there(t: Beats) -> None:
+    a, p, x = t.person(), t.place(), t.thing()
+    t.say(
+        "{A} left {x.a} {p.in}.",
+        "{P.in} lay {x.a}. {A.n} had lost it.",
+        "{A} had {x.a} and forgot it {p.in}.",
+        a=a,
+        p=p,
+        x=x,
+    )
+    t.world.put(x, p)
+    t.say(
+        '"Where is my {x.bare}?" asked {a}. "{P.in}," {said} (Grandma|Grandpa).',
+        '"Did you look {p.in}?" asked (Grandma|Grandpa).',
+        "{A} came back {p.to} the next day.",
+        a=a,
+        p=p,
+        x=x,
+    )
+    if t.chance.maybe(0.7):
+        t.unearth(a, x, p)
+    else:
+        t.say("And {p.in} {x} stayed.", "{X} is {p.in} to this day.", p=p, x=x)
+    t.end(a)
+
+
+@plot
+def not_there(t: Beats) -> None:
+    a, (p, q) = t.person(), [t.place(), t.place()]
+    t.say(
+        '"Is {a} {p.in}?" "No, {a} is {q.in}."',
+        "First {a} was {p.in}, then {q.in}.",
+        "{A} {went} {p.to}, and from there {q.to}.",
+        a=a,
+        p=p,
+        q=q,
+    )
+    t.world.move(a, q)
+    t.say(
+        "Was it (colder|warmer|nicer|louder) {p.in} or {q.in}? {A} did not know.",
+        "{A} liked it better {q.in} than {p.in}.",
+        "{A} liked it better {p.in} than {q.in}.",
+        "From {q.the}, {a} went back {p.to}.",
+        a=a,
+        p=p,
+        q=q,
+    )
+    t.end(a)
+
+
 TINY = (
     whose_is_it,
     one_each,
@@ -1475,6 +1551,18 @@ TINY = (
     packing,
     calling,
     mine_and_yours,
+    where_to,
+    still_there,
+    not_there,
 )
-# Two stories in five are tales of a few lines.
-WEIGHTS = [(len(PLOTS) - len(TINY)) / 1.5 / len(TINY) if p in TINY else 1.0 for p in PLOTS]
+LONG = (lending_chain, left_behind, trading_up)  # the hardest to follow: told less often
+
+
+def _weight(plot: Plot) -> float:
+    """How often a plot is told. Two stories in five are tales of a few lines."""
+    if plot in TINY:
+        return (len(PLOTS) - len(TINY)) / 1.5 / len(TINY)
+    return 0.4 if plot in LONG else 1.0
+
+
+WEIGHTS = [_weight(plot) for plot in PLOTS]

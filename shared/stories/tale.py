@@ -4,8 +4,8 @@ A wording is a text with alternatives `(a|b|c)`, each as likely as the others, a
 
 - `{a}`           a person's name; `{a.he}` `{a.him}` `{a.his}` `{a.girl}` the word for them
 - `{A}` `{a.s}`   a person as subject: the name, or he/she where nobody else could be meant
-- `{x}` `{X}`     a thing: "the kite", "the red kite", or "it" where nothing else could be meant
-- `{x.a}`         a thing met for the first time: "a red kite"; `{x.bare}` "kite" or "red kite"
+- `{x}` `{X}`     a thing: "the kite", or "it" where nothing else could be meant
+- `{x.a}`         "a kite"; `{x.bare}` "kite". Often "a red kite" or "red kite" at first
 - `{p.in}` `{p.to}` `{p.the}`   a place: "in the barn", "to the barn", "the barn"
 - `{said}` `{gave}` `{went}`   one of several verbs (`VERBS`)
 - `{a.answer}`    the name of a thing's holder at the end of a story: what a probe asks for
@@ -253,20 +253,19 @@ class Tale:
 
     def _tell_thing(self, thing: Thing, form: str, capital: bool) -> None:
         self._last_thing = thing
-        first, known = not thing.adjective, id(thing) in self._near[1]
+        first, known = not thing.noun, id(thing) in self._near[1]
         self._mentioned[1].add(id(thing))
         alone = self._near[1] | self._mentioned[1] == {id(thing)}
         self._near[1].add(id(thing))
         if form == "" and known and alone and self.chance.maybe(0.4):
             return self._emit("It" if capital else "it")
-        thing.adjective = thing.adjective or self.chance.pick(ADJECTIVES)
-        if form == "a":
-            article = "an " if thing.adjective[0] in "aeiou" else "a "
-        else:
-            article = "" if form == "bare" else "the "
+        if first and self.chance.maybe(0.7):
+            thing.adjective = self.chance.pick(ADJECTIVES)
+        words = thing.adjective + " " if first and thing.adjective else ""
+        indefinite = "an " if words[:1] in tuple("aeiou") else "a "
+        article = {"a": indefinite, "bare": ""}.get(form, "the ")
         self._emit(article.capitalize() if capital else article)
-        if first or form == "a" or self.chance.maybe(0.5):
-            self._emit(thing.adjective + " ")
+        self._emit(words)
         if first:
             self._noun(thing)
         self._emit(thing.noun)

@@ -70,14 +70,15 @@ _HELD_OUT = frozenset(
     (name, thing)
     for i, name in enumerate(GIRLS + BOYS)
     for j, thing in enumerate(THINGS)
-    if (3 * i + 7 * j) % 10 == 0
+    if (3 * i + 7 * j) % 40 == 0
 )
 
 
 def held_out_pair(name: str, thing: str) -> bool:
     """Whether this person and this thing never stand together in a story of the training split.
 
-    One pair in ten, the same on every machine.
+    One pair in forty, the same on every machine: few, because no reader could guess which, and what
+    cannot be learned only blurs how near a model comes to the entropy.
     """
     return (name, thing) in _HELD_OUT
 
