@@ -61,3 +61,9 @@ def test_every_benchmark_there_is_has_rows():
     for name in bench.names():
         source = (bench.HERE / f"bench_{name}.py").read_text("utf-8")
         assert "def rows(" in source, f"bench_{name}.py: define rows()"
+
+
+def test_the_row_of_gpt2_s_format_is_measured():
+    from tests.benchmarks.bench_pretraining import gpt2_row
+
+    assert gpt2_row()["met"]

@@ -101,7 +101,13 @@ def gpt2_row() -> dict:
         (97, 33, 24, 3, 4),
         (211, 17, 60, 2, 5),
     ):
-        config = GPT2Config(vocab_size, positions, embed_dim, layers, heads)
+        config = GPT2Config(
+            vocab_size=vocab_size,
+            n_positions=positions,
+            n_embd=embed_dim,
+            n_layer=layers,
+            n_head=heads,
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             theirs = GPT2LMHeadModel(config).eval()
