@@ -10,6 +10,7 @@ from shared.stories import END_OF_TEXT, SPLITS, corpus_entropy, stories, story_t
 from shared.stories.chance import Dice, Mismatch, Replay, derivations
 from shared.stories.plots import PLOTS, WEIGHTS
 from shared.stories.world import (
+    ADJECTIVES,
     BOYS,
     GIRLS,
     NEW_BOYS,
@@ -197,3 +198,15 @@ def test_entropy_is_the_mean_surprise():
 def test_bad_arguments_are_named(call):
     with pytest.raises(ValueError, match="expected"):
         call()
+
+
+def test_an_adjective_is_said_once_at_most_and_its_article_fits():
+    seen = 0
+    for story in some(200):
+        for noun in story.things:
+            said = re.findall(rf"\b({'|'.join(ADJECTIVES)}) {noun}\b", story.text)
+            assert len(said) <= 1, story.text
+            seen += len(said)
+        for article, adjective in re.findall(rf"\b([Aa]n?) ({'|'.join(ADJECTIVES)})\b", story.text):
+            assert (article.lower() == "an") == (adjective[0] in "aeiou"), story.text
+    assert seen > 100
