@@ -5,6 +5,7 @@ This module imports only the standard library at its top: it has to run where th
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import re
@@ -165,6 +166,20 @@ def _disk() -> Finding:
     if free < 1 * GB:
         return Finding("disk", f"{free / GB:.1f} GB free", False, "make room: 1 GB is needed")
     return Finding("disk", f"{free / GB:.0f} GB free for {folder.name}/")
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep what its tensors free, for the next ones; False where it cannot.
+
+    The C library of Linux otherwise hands each large piece back to the system at once and gets
+    another, which the system has to clear first; in training, that is a tenth of the time.
+
+    Source: the manual page mallopt(3); M_TRIM_THRESHOLD is -1, M_MMAP_MAX is -4.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(-4, 0) and mallopt(-1, 2**31 - 1))
 
 
 def num_cores() -> int:

@@ -38,13 +38,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 import shared.stories
 from shared.artifacts import artifact_path, key_of, written_whole
 from shared.download import hub_file
+from shared.machine import keep_freed_memory
 from shared.stories import Story, stories
 
 __all__ = [
@@ -1127,7 +1127,7 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         return F.linear(x, weight, bias)
     image = x[:, :, None].permute(0, 3, 1, 2)  # (batch, features, tokens, 1)
     out = F.conv2d(image, weight[:, :, None, None], bias)  # (batch, out, tokens, 1)
-    return out.permute(0, 2, 3, 1)[:, :, 0]  # (batch, tokens, out)
+    return out.permute(0, 2, 3, 1).squeeze(2)  # (batch, tokens, out)
 
 
 class FastLinear(nn.Linear):
@@ -1690,11 +1690,11 @@ def ngram_nats(
     return nats
 
 
-def pad_rows(rows: Sequence[Sequence[int]]) -> Batch:
+def pad_rows(rows: Sequence[Sequence[int]], width: int = 0) -> Batch:
     """Rows of any lengths as one batch, filled up on the right with places that ask nothing.
 
     Shape:
-        result: inputs and targets, both (rows, length of the longest row - 1).
+        result: inputs and targets, both (rows, length of the longest row - 1), or wider: `width`.
 
     Raises:
         ValueError: no rows, or one of fewer than two ids.
@@ -1702,8 +1702,11 @@ def pad_rows(rows: Sequence[Sequence[int]]) -> Batch:
     # ch05_pretraining.ipynb, "Filling up"
     if not rows or min(map(len, rows)) < 2:
         raise ValueError("pad_rows: expected one or more rows, each of two ids or more.")
-    inputs = pad_sequence([torch.tensor(row[:-1]) for row in rows], True)
-    targets = pad_sequence([torch.tensor(row[1:]) for row in rows], True, IGNORED)
+    width = max(width, max(map(len, rows)) - 1)
+    inputs = torch.zeros(len(rows), width, dtype=torch.long)
+    targets = torch.full_like(inputs, IGNORED)
+    for row, given, asked in zip(rows, inputs, targets, strict=True):
+        given[: len(row) - 1], asked[: len(row) - 1] = torch.tensor((row[:-1], row[1:]))
     return inputs, targets
 
 
@@ -1714,6 +1717,7 @@ def pack_rows(rows: Iterable[list[int]], tokens_per_batch: int) -> list[list[lis
     groups: list[list[list[int]]] = []
     while waiting:
         room = max(1, tokens_per_batch // (len(waiting[0]) - 1))
+        room -= room % 4 if room > 8 else 0  # fewer shapes: each new one costs the computer time
         groups.append(waiting[:room])
         waiting = waiting[room:]
     if len(groups) > 1 and len(groups[-1]) < room / 2:  # too few for a batch of their own
@@ -1860,7 +1864,9 @@ def story_chunk(batches: StoryBatches, number: int, progress: float) -> Iterator
         rows = batches.rows(number + 1, max(1, 20 * size // 100))
     groups = pack_rows(rows, size)
     dice.shuffle(groups)
-    return map(pad_rows, groups)
+    for group in groups:
+        width = 8 * math.ceil((max(map(len, group)) - 1) / 8)  # again: fewer shapes
+        yield pad_rows(group, min(width, recipe.context_length))
 
 
 class WindowBatches(Batches):
@@ -2196,6 +2202,7 @@ def pretrain(
         FloatingPointError: the loss is no longer a number.
     """
     # ch05_pretraining.ipynb, "5.8 The loop"
+    keep_freed_memory()
     run = TrainingRun(model, batches, recipe or Recipe())
     with own_randomness(model, run.recipe.seed), stoppable() as stopped:
         if checkpoint is not None and Path(checkpoint).exists():
@@ -2504,7 +2511,7 @@ def write_story(
 
 
 # ch05_pretraining.ipynb, "What to watch"
-STORY_LOOKS = (0, 50, 100, *range(200, 20_000, 200))  # steps
+STORY_LOOKS = (0, 50, 100, 200, 400, *range(800, 20_000, 400))  # steps
 
 
 def watch_stories(tokenizer: BPETokenizer, count: int = 100, seed: int = 0) -> Watch:

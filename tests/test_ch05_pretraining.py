@@ -217,6 +217,18 @@ def test_packing_keeps_every_row_and_the_budget():
     assert pack_rows([], 80) == [] and pack_rows([[1] * 500], 80) == [[[1] * 500]]
 
 
+def test_large_groups_have_few_sizes():
+    groups = pack_rows([[1] * (n % 9 + 2) for n in range(400)], 100)
+    assert all(len(group) % 4 == 0 for group in groups[:-1] if len(group) > 8)
+
+
+def test_a_batch_can_be_wider_than_its_rows_but_not_narrower():
+    inputs, targets = pad_rows([[5, 6, 7], [8, 9]], 4)
+    assert inputs.tolist() == [[5, 6, 0, 0], [8, 0, 0, 0]]
+    assert targets.tolist() == [[6, 7] + 2 * [IGNORED], [9] + 3 * [IGNORED]]
+    assert pad_rows([[5, 6, 7], [8, 9]], 1)[0].shape == (2, 2)
+
+
 def test_few_leftover_rows_join_the_batch_before():
     groups = pack_rows([[1] * 11] * 17, 80)
     assert [len(group) for group in groups] == [8, 9]
@@ -276,8 +288,10 @@ def test_a_stream_goes_on_from_a_saved_place(tokenizer, given):
 def test_short_stories_come_first(tokenizer):
     batches = short_stories(tokenizer, curriculum=((0.0, 80), (0.5, 130)), total_tokens=60_000)
     longest = []
-    for inputs, _ in batches:
-        longest.append((batches.place["began"] / 60_000, inputs.shape[1]))
+    for inputs, targets in batches:
+        assert inputs.shape[1] % 8 == 0 or inputs.shape[1] == batches.recipe.context_length
+        asked = int((targets != IGNORED).sum(1).max())
+        longest.append((batches.place["began"] / 60_000, asked))
     assert all(
         length <= longest_at(began, ((0.0, 80), (0.5, 130))) + 1 for began, length in longest
     )

@@ -99,7 +99,7 @@ def test_size_of_the_world():
     assert {s.plot for s in told} == {p.__name__ for p in PLOTS}
     words = {w.lower() for s in told for w in re.findall(r"[A-Za-z]+", s.text)}
     assert len(words) >= 500
-    assert len({s.text for s in told}) > 3990  # only the shortest tales repeat
+    assert len({s.text for s in told}) > 3950  # only the shortest tales and sums repeat
 
 
 def test_held_out_pairs_never_meet_in_training():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shared.stories.beats import ANIMALS, Beats
+from shared.stories.school import SCHOOL
 
 Plot = Callable[[Beats], None]
 PLOTS: list[Plot] = []
@@ -1555,14 +1556,18 @@ TINY = (
     still_there,
     not_there,
 )
-LONG = (lending_chain, left_behind, trading_up)  # the hardest to follow: told less often
+HARD = (lending_chain, left_behind, trading_up)  # to follow: told less often
+PLOTS += SCHOOL
 
 
 def _weight(plot: Plot) -> float:
-    """How often a plot is told. Two stories in five are tales of a few lines."""
+    """How often a plot is told: of nineteen stories six have a few lines, three are of school."""
+    usual = len(PLOTS) - len(TINY) - len(SCHOOL)
     if plot in TINY:
-        return (len(PLOTS) - len(TINY)) / 1.5 / len(TINY)
-    return 0.4 if plot in LONG else 1.0
+        return usual * 0.6 / len(TINY)
+    if plot in SCHOOL:
+        return usual * 0.3 * SCHOOL[plot] / sum(SCHOOL.values())
+    return 0.4 if plot in HARD else 1.0
 
 
 WEIGHTS = [_weight(plot) for plot in PLOTS]

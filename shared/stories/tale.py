@@ -125,7 +125,7 @@ class Tale:
         self._pair_done = False
         new = split == "new_entities"
         self._girls, self._boys = (NEW_GIRLS, NEW_BOYS) if new else (GIRLS, BOYS)
-        self._nouns = NEW_THINGS if new else THINGS
+        self.nouns = NEW_THINGS if new else THINGS
 
     # ---- who and what there is --------------------------------------------------------------
     def person(self) -> Person:
@@ -177,7 +177,7 @@ class Tale:
         thing.noun = self.chance.pick(
             [
                 noun
-                for noun in self._nouns
+                for noun in self.nouns
                 if noun not in used and all(self._fits(name, noun) for name in judges)
             ]
         )
@@ -194,6 +194,10 @@ class Tale:
         self._separator = " "
         self._tell(self.chance.pick(options), roles)
         self._recent = self._mentioned
+
+    def add(self, text: str) -> None:
+        """Tell these words as they are, right behind the last wording."""
+        self._emit(text)
 
     def paragraph(self) -> None:
         """Begin a new paragraph with the next wording."""
