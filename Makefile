@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 	--nbval-sanitize-with=tests/nbval_sanitize.cfg
 
-.PHONY: help lab test course notebooks export bench
+.PHONY: help lab test course notebooks export bench chat
 .DEFAULT_GOAL := help
 
 help: ## what each command does
@@ -43,6 +43,9 @@ test: .venv/tests ## every unit test, then every notebook, with the network cut
 		$$($(RUN) -c 'from shared.notebooks import all_notebooks; print(*all_notebooks())')
 	@echo "3 of 3: is shared/previous_chapters.py what the notebooks export?"
 	@$(RUN) -m shared.export --check
+
+chat: .venv/course ## talk to the assistant of chapter 7 in this terminal (made first, if missing)
+	@$(RUN) ch07_instruction_finetune/chat.py
 
 course: .venv/course ## run all chapters in order without changing them; show what the model writes
 	@$(RUN) -m shared.notebooks course

@@ -5,7 +5,9 @@ Each definition names the notebook and the section that teach it: change it ther
 """
 
 import ast
+import codecs
 import copy
+import difflib
 import dis
 import hashlib
 import heapq
@@ -20,18 +22,20 @@ import signal
 import sys
 import textwrap
 import time
+import warnings
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
-from itertools import accumulate, chain, groupby, islice, pairwise
+from itertools import accumulate, chain, groupby, islice, pairwise, takewhile
 from operator import add
 from pathlib import Path
 from types import CodeType
 from typing import Literal, Self
 
+import pandas as pd
 import tiktoken
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,6 +48,8 @@ from tqdm import tqdm
 import shared.stories
 from shared.artifacts import artifact_path, key_of, written_whole
 from shared.download import hub_file
+from shared.instructions import FAMILIES, Example, instructions
+from shared.instructions.words import ENTITIES
 from shared.machine import keep_freed_memory
 from shared.stories import Story, stories
 
@@ -199,6 +205,83 @@ __all__ = [
     "gpt2_config",
     "gpt2_files",
     "load_gpt2",
+    # ch06_classification_finetune
+    "fine_tuning",
+    "Claim",
+    "claims",
+    "words_of",
+    "BagOfWords",
+    "bag_scores",
+    "learn_weights",
+    "check_labels",
+    "GPTClassifier",
+    "MeanHead",
+    "new_head",
+    "classifier_from",
+    "READS",
+    "check_rows",
+    "label_batch",
+    "text_rows",
+    "LabelBatches",
+    "check_stream",
+    "in_pieces",
+    "label_chunk",
+    "label_logits",
+    "train_last",
+    "TextBatches",
+    "paired_bootstrap",
+    "confusion_matrix",
+    "precision_recall",
+    "Bin",
+    "confidence_bins",
+    "calibration_error",
+    "best_temperature",
+    "classify",
+    "save_classifier",
+    "load_classifier",
+    # ch07_instruction_finetune
+    "AssistantRecipe",
+    "assistant_recipe",
+    "gpt2_tokenizer",
+    "start_model",
+    "Message",
+    "ROLES",
+    "TURN_END",
+    "CHAT_TOKENS",
+    "merges_for",
+    "extend_tokenizer",
+    "instruction_words",
+    "check_messages",
+    "chat_ids",
+    "new_rows",
+    "grow_vocabulary",
+    "as_messages",
+    "instruction_row",
+    "instruction_batch",
+    "chunk_rows",
+    "InstructionBatches",
+    "instruction_chunk",
+    "Prompt",
+    "prompt_ids",
+    "answer_text",
+    "reply",
+    "would_answer",
+    "score",
+    "ASSISTANT_LOOKS",
+    "watch_answers",
+    "assistant_tokenizer",
+    "new_assistant",
+    "assistant_checkpoint",
+    "assistant_model",
+    "right_shares",
+    "misspelled",
+    "likely_cause",
+    "FixedBatches",
+    "trim_chat",
+    "text_stream",
+    "ANSWER_ROOM",
+    "Chat",
+    "chat_turn",
 ]
 
 
@@ -2728,3 +2811,1330 @@ def load_gpt2(name_or_folder: str | Path = "gpt2", dropout: float = 0.0) -> GPTM
     except (SafetensorError, ValueError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{name_or_folder} is not a GPT-2 that can be loaded: {error}") from None
     return model.eval()
+
+
+# --------------------------------------------------------------------------------------------------
+# Chapter 6 · Fine-tuning: from language model to classifier
+# ch06_classification_finetune/ch06_classification_finetune.ipynb
+# --------------------------------------------------------------------------------------------------
+
+
+def fine_tuning(seed: int = 0, **changes: object) -> Recipe:
+    """The recipe for training a pretrained model a little further; `changes` as in `Recipe`.
+
+    Example:
+        >>> fine_tuning(matrix_rate=0.02).table_rate
+        0.002
+    """
+    # ch06_classification_finetune.ipynb, "Parameters"
+    gentle = {"matrix_rate": 0.005, "table_rate": 0.002, "vector_rate": 0.002}
+    return Recipe(**gentle | {"seed": seed} | changes)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A story up to where somebody's name must come, a name for that place, and whether it fits."""
+
+    # ch06_classification_finetune.ipynb, "Is it true?"
+
+    before: str
+    name: str
+    after: str  # the rest of the sentence
+    is_true: bool
+    story: Story
+
+    @property
+    def name_last(self) -> str:
+        """The claim where it stands in the story: at the end."""
+        return self.before + self.name + self.after
+
+    @property
+    def name_first(self) -> str:
+        """The name as a question, and then the story up to the gap."""
+        return f"{self.name}? {self.before.rstrip()}"
+
+
+def claims(seed: int = 0, split: str = "train", both: bool = True) -> Iterator[Claim]:
+    """Claims without end: of each story a true one, then a false one about somebody else in it.
+
+    Not `both`: one of each story, in turns a true one and a false one. Only stories with a probe
+    are used, and only if somebody else is named before the gap.
+
+    Raises:
+        ValueError: unknown split.
+    """
+    # ch06_classification_finetune.ipynb, "Is it true?"
+    dice, turn = random.Random(f"claims {split} {seed}"), True
+    for story in stories(seed, split):
+        for probe in story.probes[:1]:
+            before, rest = story.text[: probe.start], story.text[probe.start + len(probe.answer) :]
+            named = [n for n in dict.fromkeys(story.people) if re.search(rf"\b{n}\b", before)]
+            others = [name for name in named if name != probe.answer]
+            after = re.match(r"[^.!?]*[.!?]\"?", rest)
+            if not others or not after:
+                continue
+            names = {True: probe.answer, False: dice.choice(others)}
+            for is_true in (True, False) if both else (turn,):
+                yield Claim(before, names[is_true], after[0], is_true, story)
+            turn = not turn
+
+
+def words_of(text: str, pairs: bool = True) -> list[str]:
+    """The different words of a text, in small letters, and the pairs of neighbours.
+
+    Punctuation marks are words, and a number counts by how many digits it has.
+
+    Example:
+        >>> words_of("Win 500 now!", pairs=False)
+        ['win', '###', 'now', '!']
+    """
+    # ch06_classification_finetune.ipynb, "A bag of words"
+    words = re.findall(r"[^\W\d]+(?:'[^\W\d]+)?|\d+|[^\w\s]", text.lower())
+    words = ["#" * len(word) if word.isdigit() else word for word in words]
+    return list(dict.fromkeys([*words, *(map(" ".join, pairwise(words)) if pairs else ())]))
+
+
+class BagOfWords:
+    """Each word a weight, their sum says which of two labels: 1 above 0, else 0.
+
+    Words that only one text has are left out. Learned when it is made; takes a second or two.
+
+    Raises:
+        ValueError: no texts, not as many labels as texts, or a label other than 0 and 1.
+    """
+
+    # ch06_classification_finetune.ipynb, "A bag of words"
+
+    def __init__(
+        self, texts: Sequence[str], labels: Sequence[int], decay: float = 3e-5, pairs: bool = True
+    ) -> None:
+        check_labels(texts, labels, 2)
+        bags = [words_of(text, pairs) for text in texts]
+        counts = Counter(word for bag in bags for word in bag)
+        common = [word for word, count in counts.items() if count > 1]
+        self.pairs, self.places = pairs, {word: place for place, word in enumerate(common, 1)}
+        self.weights = torch.zeros(len(common) + 1, 1, requires_grad=True)  # 0: for every text
+        learn_weights(self, self.bags(texts), torch.tensor(labels, dtype=torch.float32), decay)
+
+    def bags(self, texts: Sequence[str]) -> list[list[int]]:
+        """For each text, 0 and the places of those of its words that have a weight."""
+        words = ([self.places.get(w) for w in words_of(text, self.pairs)] for text in texts)
+        return [[0, *(place for place in row if place)] for row in words]
+
+    def scores(self, texts: Sequence[str]) -> Tensor:
+        """The logarithm of the odds that a text's label is 1: (texts,)."""
+        return bag_scores(self.weights, self.bags(texts))
+
+
+def bag_scores(weights: Tensor, bags: Sequence[Sequence[int]]) -> Tensor:
+    """The sum of the weights in each bag, over the root of how many they are: (bags,)."""
+    # ch06_classification_finetune.ipynb, "A bag of words"
+    sizes = torch.tensor([len(bag) for bag in bags])
+    places = torch.tensor([place for bag in bags for place in bag])
+    share = (sizes.float() ** -0.5).repeat_interleave(sizes)
+    starts = sizes.cumsum(0) - sizes
+    sums = F.embedding_bag(places, weights, starts, mode="sum", per_sample_weights=share)
+    return sums[:, 0]
+
+
+def learn_weights(
+    bag: BagOfWords, bags: Sequence[Sequence[int]], labels: Tensor, decay: float
+) -> None:
+    """Find the weights with the lowest cross-entropy plus `decay` times the sum of squares."""
+    # ch06_classification_finetune.ipynb, "A bag of words"
+    optimizer = torch.optim.LBFGS([bag.weights], max_iter=100, line_search_fn="strong_wolfe")
+
+    def cost() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(bag_scores(bag.weights, bags), labels)
+        loss = loss + decay * bag.weights.pow(2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(cost)
+    bag.weights.requires_grad_(False)
+
+
+def check_labels(texts: Sequence, labels: Sequence[int], num_classes: int) -> None:
+    """Raise ValueError unless there are texts, each with a label from 0 to `num_classes` - 1."""
+    # ch06_classification_finetune.ipynb, "A bag of words"
+    if not len(texts) or len(texts) != len(labels):
+        raise ValueError(f"{len(texts)} texts, {len(labels)} labels; expected one of each or more.")
+    for number, label in enumerate(labels):
+        if not 0 <= label < num_classes:
+            raise ValueError(
+                f"text {number} has the label {label}; expected 0 to {num_classes - 1}, since "
+                f"there are {num_classes} classes."
+            )
+
+
+class GPTClassifier(GPTModel):
+    """A GPT whose head gives, at every place, one number for each class.
+
+    With `mean`, the head sees the mean of all places up to there, not one place alone.
+
+    Shape:
+        token_ids: (batch, tokens), at most context_length tokens;
+        result: logits (batch, tokens, num_classes).
+
+    Raises:
+        ValueError: `num_classes` below 2.
+
+    Source: Radford et al. (2018), "Improving Language Understanding by Generative Pre-Training".
+    """
+
+    # ch06_classification_finetune.ipynb, "6.3 Another head"
+
+    def __init__(
+        self, config: GPTConfig, num_classes: int = 2, seed: int | None = None, mean: bool = False
+    ) -> None:
+        if num_classes < 2:
+            raise ValueError(f"num_classes={num_classes}, expected 2 or more.")
+        super().__init__(config, seed)
+        self.num_classes, self.mean = num_classes, mean
+        self.output_head = new_head(config.embed_dim, num_classes, seed, mean)
+
+
+class MeanHead(nn.Linear):
+    """A linear layer on the running mean over places: place i sees the mean of places 0 to i.
+
+    Shape:
+        x: (batch, tokens, in_features); result: (batch, tokens, out_features).
+    """
+
+    # ch06_classification_finetune.ipynb, "6.3 Another head"
+
+    def forward(self, x: Tensor) -> Tensor:
+        read = torch.arange(1, x.shape[1] + 1, device=x.device)  # how many places, (tokens,)
+        return super().forward(x.cumsum(dim=1) / read[:, None])
+
+
+def new_head(embed_dim: int, num_classes: int, seed: int | None, mean: bool) -> nn.Linear:
+    """A head with small random weights, from its own dice if a seed is given."""
+    # ch06_classification_finetune.ipynb, "6.3 Another head"
+    dice = None if seed is None else torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        head = (MeanHead if mean else nn.Linear)(embed_dim, num_classes)
+    nn.init.normal_(head.weight, std=0.02, generator=dice)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def classifier_from(
+    gpt: GPTModel, num_classes: int = 2, seed: int = 0, mean: bool = False
+) -> GPTClassifier:
+    """A classifier with all weights of `gpt` but the head, which starts at random; a copy.
+
+    Raises:
+        ValueError: `num_classes` below 2, or `gpt` is made of other parts than a GPTModel.
+    """
+    # ch06_classification_finetune.ipynb, "6.3 Another head"
+    classifier = GPTClassifier(gpt.config, num_classes, seed, mean)
+    found = classifier.load_state_dict(gpt.state_dict(), strict=False)
+    if set(found.missing_keys) != {"output_head.weight", "output_head.bias"}:
+        raise ValueError(f"not filled: {found.missing_keys}; expected the new head alone.")
+    return classifier.to(next(gpt.parameters()).device)
+
+
+# ch06_classification_finetune.ipynb, "6.4 Where to read"
+READS = ("first", "last", "last_padded")  # where the label stands
+
+
+def check_rows(rows: Sequence[Sequence[int]], read: str) -> None:
+    """Raise ValueError if a row is empty, or `read` is none of READS."""
+    # ch06_classification_finetune.ipynb, "6.4 Where to read"
+    if read not in READS:
+        raise ValueError(f"read={read!r}, expected one of {', '.join(READS)}.")
+    if empty := [number for number, row in enumerate(rows) if not len(row)]:
+        raise ValueError(f"row {empty[0]} has no token; expected one or more in each.")
+
+
+def label_batch(
+    rows: Sequence[Sequence[int]],
+    labels: Sequence[int],
+    num_classes: int = 2,
+    read: str = "last",
+    width: int = 0,
+) -> Batch:
+    """Rows as inputs, filled up on the right with 0; as targets one label each, the rest IGNORED.
+
+    `read` says where the label stands: at the "first" place, at the "last" real one, or at the
+    last one of the filled-up row, "last_padded".
+
+    Shape:
+        result: inputs and targets, both (rows, length of the longest row), or wider: `width`.
+
+    Raises:
+        ValueError: no rows, an empty one, a label out of range, or an unknown `read`.
+    """
+    # ch06_classification_finetune.ipynb, "6.4 Where to read"
+    check_labels(rows, labels, num_classes)
+    check_rows(rows, read)
+    width = max(width, max(map(len, rows)))
+    inputs = torch.zeros(len(rows), width, dtype=torch.long)
+    targets = torch.full_like(inputs, IGNORED)
+    for row, label, given, asked in zip(rows, labels, inputs, targets, strict=True):
+        given[: len(row)] = torch.tensor(row)
+        asked[{"first": 0, "last": len(row) - 1, "last_padded": -1}[read]] = label
+    return inputs, targets
+
+
+def text_rows(
+    texts: Sequence[str], tokenizer: BPETokenizer, context_length: int
+) -> list[list[int]]:
+    """Each text as a row of ids behind the end-of-text token; of longer ones, the beginning.
+
+    Warns if it had to cut, with how many and how much.
+
+    Raises:
+        TypeError: one text alone, not in a list.
+        ValueError: an empty text.
+    """
+    # ch06_classification_finetune.ipynb, "6.4 Where to read"
+    if isinstance(texts, str):
+        raise TypeError("text_rows: one text alone; put it into a list, as in [text].")
+    if empty := [number for number, text in enumerate(texts) if not text.strip()]:
+        raise ValueError(f"text {empty[0]} is empty; there is nothing to read in it.")
+    rust, end = tokenizer.to_tiktoken(), tokenizer.special_tokens[END_OF_TEXT]
+    rows = [[end, *rust.encode_ordinary(text)] for text in texts]
+    if longer := [len(row) for row in rows if len(row) > context_length]:
+        warnings.warn(
+            f"{len(longer)} of {len(rows)} texts are too long for context_length="
+            f"{context_length} (the longest has {max(longer)} tokens): their ends are cut off.",
+            stacklevel=2,
+        )
+    return [row[:context_length] for row in rows]
+
+
+class LabelBatches(Batches):
+    """Rows with labels, `epochs` times, each time in another order, packed by length.
+
+    Settings: `read` as in `label_batch`; `seed`; `together`, how many neighbours in the list, such
+    as two claims about one story, always share a batch; `skip`, the chance that a token is left
+    out, anew in each epoch, never a row's first one.
+
+    Raises:
+        ValueError: as `label_batch`; or `epochs`, `batch_size` or `skip` make no sense.
+    """
+
+    # ch06_classification_finetune.ipynb, "6.5 The stream"
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[int]],
+        labels: Sequence[int],
+        num_classes: int = 2,
+        *,
+        epochs: float = 1.0,
+        batch_size: int = 16,
+        **settings: object,
+    ) -> None:
+        usual = {"read": "last", "skip": 0.0, "together": 1, "seed": 0}
+        check_labels(rows, labels, num_classes)
+        check_stream(epochs, batch_size, settings.get("together", 1), settings.keys() - usual)
+        ids = hashlib.sha256(repr([list(map(list, rows)), list(labels)]).encode()).hexdigest()[:12]
+        settings = usual | settings | {"batch_size": batch_size, "num_classes": num_classes}
+        check_rows(rows, settings["read"])
+        super().__init__(max(1, round(epochs * len(rows))), **settings, ids=ids)
+        self.rows, self.labels = rows, labels
+
+    def chunk(self, number: int, progress: float) -> Iterator[Batch]:
+        """One epoch."""
+        return label_chunk(self, number)
+
+
+def check_stream(epochs: float, batch_size: int, together: int, unknown: set[str]) -> None:
+    """Raise an error that names the setting from which no stream can be made."""
+    # ch06_classification_finetune.ipynb, "6.5 The stream"
+    if epochs <= 0 or batch_size < 1:
+        given = f"epochs={epochs}, batch_size={batch_size}"
+        raise ValueError(f"{given}; expected more than 0 epochs, and 1 or more texts a batch.")
+    if together < 1 or batch_size % together:
+        given = f"together={together}, batch_size={batch_size}"
+        raise ValueError(f"{given}; expected a batch_size that is a multiple of `together`.")
+    if unknown:
+        raise TypeError(f"LabelBatches: unknown settings {sorted(unknown)}.")
+
+
+def in_pieces(items: Sequence[int], size: int) -> list[Sequence[int]]:
+    """The items in pieces of `size`; the last one may be shorter."""
+    # ch06_classification_finetune.ipynb, "6.5 The stream"
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def label_chunk(batches: LabelBatches, number: int) -> Iterator[Batch]:
+    """The batches of an epoch, in an order that depends on the seed and its number alone."""
+    # ch06_classification_finetune.ipynb, "6.5 The stream"
+    settings, size = batches.settings, batches.settings["batch_size"]
+    dice = random.Random(f"{settings['seed']} {number}")
+    rows = batches.rows
+    if skip := settings["skip"]:
+        rows = [[row[0], *(i for i in row[1:] if dice.random() >= skip)] for row in rows]
+    pieces = in_pieces(range(len(rows)), settings["together"])
+    pieces.sort(key=lambda piece: len(rows[piece[0]]) + 8 * dice.random())
+    groups = in_pieces([i for piece in pieces for i in piece], size)
+    dice.shuffle(groups)
+    for group in groups:
+        width = 8 * math.ceil(max(len(rows[i]) for i in group) / 8)  # fewer shapes, as in 5.3
+        labels = [batches.labels[i] for i in group]
+        yield label_batch(
+            [rows[i] for i in group], labels, settings["num_classes"], settings["read"], width
+        )
+
+
+def label_logits(
+    model: GPTClassifier, rows: Sequence[Sequence[int]], read: str = "last", batch_size: int = 64
+) -> Tensor:
+    """What the classifier says of each row at the place that is read, in batches of like lengths.
+
+    Shape:
+        result: (rows, num_classes), float32, on the CPU.
+    """
+    # ch06_classification_finetune.ipynb, "6.5 The stream"
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    logits, device = torch.zeros(len(rows), model.num_classes), next(model.parameters()).device
+    with evaluating(model):
+        for start in range(0, len(rows), batch_size):
+            group = order[start : start + batch_size]
+            batch = label_batch([rows[i] for i in group], [0] * len(group), read=read)
+            inputs, targets = (x.to(device) for x in batch)
+            logits[group] = model(inputs)[targets != IGNORED].float().cpu()
+    return logits
+
+
+def train_last(model: GPTModel, layers: int | None) -> None:
+    """Let only the head and the last `layers` blocks be trained, with the last norm; None: all.
+
+    With 0, the head alone is trained.
+
+    Raises:
+        ValueError: the model has not as many blocks.
+    """
+    # ch06_classification_finetune.ipynb, "6.8 What to train, where to read, how fast"
+    if layers is not None and not 0 <= layers <= len(model.blocks):
+        raise ValueError(f"layers={layers}, expected 0 to {len(model.blocks)}, or None for all.")
+    model.requires_grad_(layers is None)
+    model.output_head.requires_grad_(True)
+    if layers:
+        model.final_norm.requires_grad_(True)
+        for block in model.blocks[-layers:]:
+            block.requires_grad_(True)
+
+
+class TextBatches(Batches):
+    """Texts as rows of ids, `epochs` times, in another order each time: to read on.
+
+    Raises:
+        ValueError: no rows, or one of fewer than two ids.
+    """
+
+    # ch06_classification_finetune.ipynb, "6.9 Spam"
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[int]],
+        *,
+        epochs: float = 1.0,
+        tokens_per_batch: int = 800,
+        seed: int = 0,
+    ) -> None:
+        pad_rows(rows)  # raises if there is nothing to read
+        self.rows = [list(row) for row in rows]
+        ids = hashlib.sha256(repr(self.rows).encode()).hexdigest()[:12]
+        total = max(1, round(epochs * sum(len(row) - 1 for row in rows)))
+        super().__init__(total, tokens_per_batch=tokens_per_batch, seed=seed, ids=ids)
+
+    def chunk(self, number: int, progress: float) -> Iterator[Batch]:
+        """One epoch."""
+        dice = random.Random(f"{self.settings['seed']} {number}")
+        rows = dice.sample(self.rows, len(self.rows))
+        groups = pack_rows(rows, self.settings["tokens_per_batch"])
+        dice.shuffle(groups)
+        return (pad_rows(group) for group in groups)
+
+
+def paired_bootstrap(
+    first: Sequence[bool], second: Sequence[bool], samples: int = 10_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """How much larger the share of right answers of `first` is: the difference, and its interval.
+
+    Both have answered the same questions, in the same order. 95 of 100 such intervals hold the
+    true difference.
+
+    Raises:
+        ValueError: no answers, or not as many of one as of the other.
+
+    Source: Efron (1979), "Bootstrap Methods: Another Look at the Jackknife".
+    """
+    # ch06_classification_finetune.ipynb, "The test"
+    if not len(first) or len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} answers; expected as many, 1 or more.")
+    gain = torch.as_tensor(first).double() - torch.as_tensor(second).double()  # -1, 0 or 1 each
+    dice = torch.Generator().manual_seed(seed)
+    size = (len(gain),)
+    draws = (torch.randint(len(gain), size, generator=dice) for _ in range(samples))
+    differences = torch.stack([gain[drawn].mean() for drawn in draws])
+    low, high = differences.quantile(torch.tensor([0.025, 0.975], dtype=torch.double))
+    return gain.mean().item(), low.item(), high.item()
+
+
+def confusion_matrix(guessed: Sequence[int], labels: Sequence[int], num_classes: int = 2) -> Tensor:
+    """How often each label (row) got each answer (column).
+
+    Shape:
+        result: (num_classes, num_classes), int64.
+
+    Raises:
+        ValueError: not as many answers as labels, or one out of range.
+    """
+    # ch06_classification_finetune.ipynb, "6.10 How is it wrong?"
+    check_labels(guessed, labels, num_classes)
+    check_labels(labels, guessed, num_classes)
+    counts = torch.zeros(num_classes, num_classes, dtype=torch.long)
+    for guess, label in zip(guessed, labels, strict=True):
+        counts[label, guess] += 1
+    return counts
+
+
+def precision_recall(
+    scores: Sequence[float], labels: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Precision and recall of label 1 if everything from each score on upwards is called 1.
+
+    Shape:
+        result: thresholds, falling, one for each different score; precision; recall: all equal.
+
+    Raises:
+        ValueError: not as many scores as labels, a label other than 0 and 1, or none is 1.
+    """
+    # ch06_classification_finetune.ipynb, "6.10 How is it wrong?"
+    check_labels(scores, labels, 2)
+    if not any(labels):
+        raise ValueError("no label is 1: there is nothing to recall.")
+    order = torch.as_tensor(scores).argsort(descending=True, stable=True)
+    ranked, hits = torch.as_tensor(scores)[order], torch.as_tensor(labels)[order].cumsum(0)
+    called = torch.arange(1, len(ranked) + 1)
+    last = torch.cat([ranked[1:] != ranked[:-1], torch.tensor([True])])  # equal scores go together
+    return ranked[last], (hits / called)[last], (hits / hits[-1])[last]
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Answers that were about equally sure: how many, how many right, and the mean confidence."""
+
+    # ch06_classification_finetune.ipynb, "6.11 Can its chances be trusted?"
+
+    total: int
+    right: int
+    confidence: float
+
+
+def confidence_bins(
+    confidences: Sequence[float], is_right: Sequence[bool], num_bins: int = 10
+) -> list[Bin]:
+    """The answers in bins of equal width from 0 to 1; empty bins are left out.
+
+    Raises:
+        ValueError: no answers, not as many of both, or a confidence outside 0 to 1.
+    """
+    # ch06_classification_finetune.ipynb, "6.11 Can its chances be trusted?"
+    sure, right = torch.as_tensor(confidences, dtype=torch.float64), torch.as_tensor(is_right)
+    if not len(sure) or len(sure) != len(right) or sure.min() < 0 or sure.max() > 1:
+        raise ValueError(
+            f"{len(sure)} confidences, {len(right)} answers; expected one or more of each, "
+            "confidences from 0 to 1."
+        )
+    places = (sure * num_bins).long().clamp(max=num_bins - 1)
+    masks = [places == place for place in range(num_bins)]
+    return [
+        Bin(int(mask.sum()), int(right[mask].sum()), sure[mask].mean().item())
+        for mask in masks
+        if mask.any()
+    ]
+
+
+def calibration_error(
+    confidences: Sequence[float], is_right: Sequence[bool], num_bins: int = 10
+) -> float:
+    """Expected calibration error: the mean gap between confidence and share of right answers.
+
+    Raises: as `confidence_bins`.
+
+    Source: Guo et al. (2017), "On Calibration of Modern Neural Networks", section 2.
+    """
+    # ch06_classification_finetune.ipynb, "6.11 Can its chances be trusted?"
+    bins = confidence_bins(confidences, is_right, num_bins)
+    gaps = [bin.total * abs(bin.right / bin.total - bin.confidence) for bin in bins]
+    return sum(gaps) / sum(bin.total for bin in bins)
+
+
+def best_temperature(logits: Tensor, labels: Sequence[int]) -> float:
+    """By what to divide the logits so that their cross-entropy is lowest; from 0.1 to 10.
+
+    Shape:
+        logits: (texts, num_classes).
+
+    Source: Guo et al. (2017), "On Calibration of Modern Neural Networks", section 4.2.
+    """
+    # ch06_classification_finetune.ipynb, "6.11 Can its chances be trusted?"
+    check_labels(logits, labels, logits.shape[-1])
+    targets = torch.as_tensor(labels)
+    tried = torch.logspace(-1, 1, 201)
+    losses = [F.cross_entropy(logits / temperature, targets) for temperature in tried]
+    return tried[torch.stack(losses).argmin()].item()
+
+
+def classify(
+    model: GPTClassifier,
+    tokenizer: BPETokenizer,
+    texts: Sequence[str],
+    *,
+    read: str = "last",
+    temperature: float = 1.0,
+) -> Tensor:
+    """The chance of each label for each text, in their order. No text: no row.
+
+    Texts that are longer than the model's context are cut at its end, with a warning.
+
+    Shape:
+        result: (texts, num_classes).
+
+    Raises:
+        TypeError, ValueError: as `text_rows`; or `temperature` is not above 0.
+
+    Example:
+        >>> classify(model, tokenizer, ["You have won!", "See you at six"])[:, 1]
+    """
+    # ch06_classification_finetune.ipynb, "6.13 For use"
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}, expected above 0.")
+    rows = text_rows(texts, tokenizer, model.config.context_length)
+    return (label_logits(model, rows, read) / temperature).softmax(dim=-1)
+
+
+def save_classifier(
+    path: str | Path,
+    model: GPTClassifier,
+    label_names: Sequence[str],
+    *,
+    read: str = "last",
+    temperature: float = 1.0,
+    **notes: object,
+) -> None:
+    """Save a classifier as `path`, a .safetensors, and a .json beside it.
+
+    Raises:
+        ValueError: not one name for each label, an unknown `read`, or as `save_checkpoint`.
+    """
+    # ch06_classification_finetune.ipynb, "Kept in a file"
+    if len(label_names) != model.num_classes:
+        raise ValueError(f"{len(label_names)} names for {model.num_classes} labels.")
+    check_rows([], read)
+    kept = {"label_names": list(label_names), "mean": model.mean, "read": read}
+    save_checkpoint(path, model, **notes, **kept, temperature=temperature)
+
+
+def load_classifier(path: str | Path) -> tuple[GPTClassifier, dict]:
+    """The classifier that was saved, on the CPU, and its notes: label_names, read, temperature.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_checkpoint`; or it holds no classifier.
+    """
+    # ch06_classification_finetune.ipynb, "Kept in a file"
+    tensors, content = read_checkpoint(path)
+    notes = content["notes"]
+    if not {"label_names", "mean", "read"} <= notes.keys():
+        raise ValueError(f"{path} holds no classifier; load it with load_checkpoint.")
+    config = GPTConfig(**content["config"])
+    model = GPTClassifier(config, len(notes["label_names"]), seed=0, mean=notes["mean"])
+    fill_model(model, tensors, path)
+    return model.eval(), notes
+
+
+# --------------------------------------------------------------------------------------------------
+# Chapter 7 · Instruction fine-tuning: your GPT becomes an assistant
+# ch07_instruction_finetune/ch07_instruction_finetune.ipynb
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AssistantRecipe:
+    """All that the assistant depends on, apart from code: its start, its reading, its training."""
+
+    # ch07_instruction_finetune.ipynb, "Parameters"
+
+    start: str = "story"  # your own model; or "gpt2", …, or a folder with GPT-2's files
+    story: StoryRecipe = StoryRecipe()  # how that model of yours was made
+    total_tokens: int = 1_600_000  # asked tokens to learn from: some minutes on two cores
+    tokens_per_batch: int = 800  # places, most of them taken by prompts: at first many small steps
+    batch_growth: float = 6.0  # times as many at the end: then, few calm ones
+    replay: float = 0.15  # stories read again for each exchange, so that nothing is forgotten
+    talk: float = 0.1  # share of rows with something said before, for the chat
+    masked: bool = True  # learn from the answers only
+    vocabulary: int = 4000  # examples in which a word must be frequent to become a token
+    seed: int = 0  # of examples and new rows
+    training: Recipe = Recipe(matrix_rate=0.01, table_rate=0.015, decay=0.6)
+
+
+def assistant_recipe(scale: str = "auto", start: str = "story") -> AssistantRecipe:
+    """The recipe for a device, "laptop", "gpu" or "auto", and for the weights to start from.
+
+    Raises:
+        ValueError: another scale.
+
+    Example:
+        >>> assistant_recipe("laptop", start="gpt2").training.matrix_optimizer
+        'adamw'
+    """
+    # ch07_instruction_finetune.ipynb, "Parameters"
+    story = story_recipe(scale)
+    many = story.total_tokens // StoryRecipe.total_tokens  # times as much as on a laptop
+    recipe = AssistantRecipe(start, story, total_tokens=many * AssistantRecipe.total_tokens)
+    if start == "story":
+        return recipe
+    gentle = Recipe("adamw", matrix_rate=1e-4, table_rate=1e-4, vector_rate=1e-4, momentum=0.9)
+    return replace(recipe, replay=0.0, tokens_per_batch=4000, batch_growth=1.0, training=gentle)
+
+
+def gpt2_tokenizer(name_or_folder: str | Path = "gpt2") -> BPETokenizer:
+    """GPT-2's tokenizer, from its two files in a folder or on the Hugging Face hub.
+
+    Raises:
+        FileNotFoundError: the folder has no vocab.bpe with encoder.json, and no merges.txt with
+            vocab.json.
+        DownloadError: the hub cannot be reached.
+    """
+    # ch07_instruction_finetune.ipynb, "7.1 What does it do when it is asked?"
+    folder, repo = Path(name_or_folder).expanduser(), str(name_or_folder)
+    pairs = (("vocab.bpe", "encoder.json"), ("merges.txt", "vocab.json"))
+    if folder.is_dir():
+        for names in pairs:
+            if all((folder / name).is_file() for name in names):
+                return BPETokenizer.from_gpt2_files(*(folder / name for name in names))
+        raise FileNotFoundError(f"{folder} holds no tokenizer: {' or '.join(map(str, pairs))}")
+    repo = f"openai-community/{repo}" if repo in GPT2_CONFIGS else repo
+    advice = "A folder with these files will do, too. Your own model needs no network."
+    return BPETokenizer.from_gpt2_files(*(hub_file(repo, n, advice=advice) for n in pairs[1]))
+
+
+def start_model(recipe: AssistantRecipe) -> tuple[GPTModel, BPETokenizer]:
+    """The pretrained model that becomes the assistant, and its tokenizer.
+
+    Makes the story model if there is none yet. Raises as `load_gpt2` for GPT-2's weights.
+    """
+    # ch07_instruction_finetune.ipynb, "7.1 What does it do when it is asked?"
+    if recipe.start == "story":
+        return story_model(recipe.story)
+    return load_gpt2(recipe.start).to(best_device()), gpt2_tokenizer(recipe.start)
+
+
+# ch07_instruction_finetune.ipynb, "7.3 A form for talking"
+Message = dict[str, str]  # "role" and "content"
+ROLES = ("system", "user", "assistant")
+TURN_END = "<|end|>"
+CHAT_TOKENS = (*(f"<|{role}|>" for role in ROLES), TURN_END)
+
+
+def merges_for(word: str, ranks: dict[TokenPair, int]) -> list[TokenPair]:
+    """The merges that join what is left of a word after the merges in `ranks`, from the left.
+
+    Example:
+        >>> merges_for("hens", {(b"e", b"n"): 0})
+        [(b'h', b'en'), (b'hen', b's')]
+    """
+    # ch07_instruction_finetune.ipynb, "The tokenizer grows"
+    tokens, pairs = merge_word(word.encode(), ranks), []
+    while len(tokens) > 1:
+        pairs.append((tokens[0], tokens[1]))
+        tokens[:2] = [tokens[0] + tokens[1]]
+    return pairs
+
+
+def extend_tokenizer(
+    tokenizer: BPETokenizer, words: Iterable[str] = (), special_tokens: Sequence[str] = CHAT_TOKENS
+) -> BPETokenizer:
+    """The tokenizer with more whole words and special tokens; all old ids keep their meaning.
+
+    What the old tokenizer joins stays joined: the new merges only join its tokens further.
+
+    Raises:
+        ValueError: a word that text is cut in, such as "two words", or a special token that is
+            there already.
+    """
+    # ch07_instruction_finetune.ipynb, "The tokenizer grows"
+    check_special(special_tokens)
+    if known := [text for text in special_tokens if text in tokenizer.special_tokens]:
+        raise ValueError(f"special_tokens: the tokenizer has {known} already")
+    ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}
+    tokens, known = [], set(tokenizer.ids)
+    for word in words:
+        if len(split_words(word)) != 1:
+            raise ValueError(f"{word!r} is no single word: text is cut into {split_words(word)}")
+        pairs = merges_for(word, ranks)
+        made = [first + second for first, second in pairs]
+        if known.isdisjoint(made):
+            ranks |= {pair: len(ranks) + i for i, pair in enumerate(pairs)}
+            tokens += made
+            known.update(made)
+    first = tokenizer.vocab_size
+    special = {text: first + len(tokens) + i for i, text in enumerate(special_tokens)}
+    added = dict(enumerate(tokens, first)) | {i: text.encode() for text, i in special.items()}
+    return BPETokenizer(tokenizer.vocab | added, list(ranks), tokenizer.special_tokens | special)
+
+
+def instruction_words(
+    tokenizer: BPETokenizer, count: int = 4000, share: float = 0.0015
+) -> list[str]:
+    """Words that are frequent in instructions and answers and not yet one token, by frequency.
+
+    Names and things stay in pieces. `share`: in how many of `count` examples a word must stand.
+    """
+    # ch07_instruction_finetune.ipynb, "The tokenizer grows"
+    examples = [e for e in islice(instructions(99), count) if e.family != "continue_story"]
+    counts = count_words(f" {text}" for e in examples for text in (e.instruction, e.answer))
+    often = [w for w, n in counts.most_common() if n >= share * count and w.strip() not in ENTITIES]
+    return [w for w in often if w[0] == " " and len(tokenizer.encode(w)) > 1]
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raise ValueError if these are not messages: a known role each, and something said."""
+    # ch07_instruction_finetune.ipynb, "Nobody can forge a mark"
+    for number, message in enumerate(messages):
+        if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
+            raise ValueError(
+                f"message {number} is {message!r}: expected a role, one of {', '.join(ROLES)}, "
+                'and a text, such as {"role": "user", "content": "Hello!"}'
+            )
+        if not message["content"].strip():
+            raise ValueError(f"message {number} of the {message['role']} is empty: leave it out")
+
+
+def chat_ids(
+    tokenizer: BPETokenizer, messages: Sequence[Message], reply: bool = False
+) -> list[int]:
+    """A conversation as a row of ids; with `reply`, the assistant is about to speak.
+
+    Raises:
+        ValueError: as `check_messages`; or the tokenizer has no such marks.
+    """
+    # ch07_instruction_finetune.ipynb, "Nobody can forge a mark"
+    check_messages(messages)
+    mark = tokenizer.special_tokens
+    if missing := [text for text in CHAT_TOKENS if text not in mark]:
+        raise ValueError(f"the tokenizer has no {missing}: see extend_tokenizer")
+    ids = []
+    for message in messages:
+        said = tokenizer.encode(" " + message["content"].strip())
+        ids += [mark[f"<|{message['role']}|>"], *said, mark[TURN_END]]
+    return ids + [mark["<|assistant|>"]] * reply
+
+
+def new_rows(
+    table: torch.Tensor, old: BPETokenizer, new: BPETokenizer, seed: int = 0
+) -> torch.Tensor:
+    """Rows of the token table for the tokens that only `new` has.
+
+    Shape:
+        table: (old.vocab_size, embed_dim); result: (new.vocab_size - old.vocab_size, embed_dim).
+    """
+    # ch07_instruction_finetune.ipynb, "The model grows"
+    dice = torch.Generator().manual_seed(seed)
+    ranks = {pair: rank for rank, pair in enumerate(old.merges)}
+    mean, spread = table.mean(0), table.std()
+    marks, rows = set(new.special_tokens.values()), []
+    for i in range(old.vocab_size, new.vocab_size):
+        if i in marks:
+            rows.append(mean + spread * torch.randn(mean.shape, generator=dice))
+        else:
+            pieces = [old.ids[piece] for piece in merge_word(new.vocab[i], ranks)]
+            rows.append(table[pieces].mean(0))
+    return torch.stack(rows) if rows else table[:0]
+
+
+def grow_vocabulary(
+    model: GPTModel, old: BPETokenizer, new: BPETokenizer, seed: int = 0
+) -> GPTModel:
+    """A copy of the model with a row for each token of `new`; what it knew, it still knows.
+
+    Raises:
+        ValueError: the model has not the vocabulary of `old`, or `new` is no extension of it.
+    """
+    # ch07_instruction_finetune.ipynb, "The model grows"
+    if model.config.vocab_size != old.vocab_size or old.vocab.items() - new.vocab.items():
+        raise ValueError(
+            f"a model with vocab_size={model.config.vocab_size}, a tokenizer of {old.vocab_size} "
+            f"tokens and one of {new.vocab_size}: expected a model and its tokenizer, and the "
+            "same tokenizer extended by extend_tokenizer"
+        )
+    table = model.token_embedding.weight.detach()
+    rows = torch.cat([table, new_rows(table.cpu(), old, new, seed).to(table.device)])
+    grown = GPTModel(replace(model.config, vocab_size=new.vocab_size), seed=0).to(table.device)
+    grown.load_state_dict(model.state_dict() | {"token_embedding.weight": rows})
+    return grown
+
+
+def as_messages(example: Example) -> list[Message]:
+    """What the user says in an example.
+
+    Example:
+        >>> as_messages(Example("count", "How many?", "kite, drum", "two"))
+        [{'role': 'user', 'content': 'How many? kite, drum'}]
+    """
+    # ch07_instruction_finetune.ipynb, "7.4 From an example to a batch"
+    return [{"role": "user", "content": f"{example.instruction} {example.input}".strip()}]
+
+
+def instruction_row(
+    example: Example, tokenizer: BPETokenizer, earlier: Sequence[Message] = ()
+) -> tuple[list[int], int]:
+    """The exchange as a row of ids, and at which place of it the reply starts."""
+    # ch07_instruction_finetune.ipynb, "7.4 From an example to a batch"
+    asked = [*earlier, *as_messages(example)]
+    answered = [*asked, {"role": "assistant", "content": example.answer}]
+    return chat_ids(tokenizer, answered), len(chat_ids(tokenizer, asked, reply=True))
+
+
+def instruction_batch(
+    rows: Sequence[tuple[Sequence[int], int]], masked: bool = True, width: int = 0
+) -> Batch:
+    """Rows with the places where their replies start, as one batch that asks for the replies.
+
+    Args:
+        rows: as `instruction_row` gives them.
+        masked: False asks for the prompts, too.
+        width: at least so many places in a row.
+
+    Shape:
+        result: inputs and targets, both (rows, length of the longest row - 1), or wider: `width`.
+
+    Raises:
+        ValueError: no rows, or a reply that starts outside its row.
+    """
+    # ch07_instruction_finetune.ipynb, "7.4 From an example to a batch"
+    if wrong := [(len(ids), start) for ids, start in rows if not 0 < start < len(ids)]:
+        raise ValueError(f"a row of {wrong[0][0]} ids, and its reply starts at {wrong[0][1]}")
+    inputs, targets = pad_rows([ids for ids, _ in rows], width)
+    for row, (_, start) in zip(targets, rows, strict=True):
+        row[: start - 1] = IGNORED if masked else row[: start - 1]
+    return inputs, targets
+
+
+def chunk_rows(
+    examples: Sequence[Example], tokenizer: BPETokenizer, longest: int, talk: float, seed: str
+) -> list[tuple[list[int], int]]:
+    """The examples as rows of at most `longest` ids; a share `talk` has others before it."""
+    # ch07_instruction_finetune.ipynb, "7.5 A stream of exchanges"
+    dice, rows = random.Random(seed), []
+    for number, example in enumerate(examples):
+        count = dice.randint(1, 2) if dice.random() < talk else 0
+        earlier = [
+            message
+            for other in examples[max(0, number - count) : number]
+            for message in [*as_messages(other), {"role": "assistant", "content": other.answer}]
+        ]
+        row = instruction_row(example, tokenizer, earlier)
+        if len(row[0]) > longest and earlier:
+            row = instruction_row(example, tokenizer)
+        if len(row[0]) <= longest:
+            rows.append(row)
+    return rows
+
+
+class InstructionBatches(Batches):
+    """Exchanges without end, packed by length; the batches ask for the replies.
+
+    Examples that do not fit into the context are left out. `families`: some of `FAMILIES`, or None
+    for all and the open ones.
+    """
+
+    # ch07_instruction_finetune.ipynb, "7.5 A stream of exchanges"
+
+    def __init__(
+        self,
+        tokenizer: BPETokenizer,
+        recipe: AssistantRecipe,
+        context_length: int = 256,
+        split: str = "train",
+        families: Sequence[str] | None = None,
+    ) -> None:
+        names = ("tokens_per_batch", "batch_growth", "replay", "talk", "masked", "seed")
+        settings = {name: getattr(recipe, name) for name in names}
+        settings |= {"context_length": context_length, "split": split, "families": families}
+        instructions(0, split, families)  # complains about what it does not know
+        ids = key_of([token.hex() for token in tokenizer.vocab.values()])
+        super().__init__(recipe.total_tokens, **settings, ids=ids)
+        self.tokenizer, self.recipe = tokenizer, recipe
+
+    def chunk(self, number: int, progress: float) -> Iterator[Batch]:
+        """About twenty batches of new examples."""
+        return instruction_chunk(self, number, progress)
+
+
+def instruction_chunk(batches: InstructionBatches, number: int, progress: float) -> Iterator[Batch]:
+    """The batches of a chunk, in an order that depends on the seed and the chunk's number."""
+    # ch07_instruction_finetune.ipynb, "7.5 A stream of exchanges"
+    recipe, settings = batches.recipe, batches.settings
+    seed, longest = f"{recipe.seed} {number}", settings["context_length"] + 1
+    size = round(recipe.tokens_per_batch * (1 + (recipe.batch_growth - 1) * progress))
+    drawn = instructions(1_000_003 * recipe.seed + number, settings["split"], settings["families"])
+    examples = list(islice(drawn, max(1, 20 * size // 60)))
+    rows = chunk_rows(examples, batches.tokenizer, longest, recipe.talk, seed)
+    told = islice(stories(1_000_003 * (recipe.seed + 7) + number), int(recipe.replay * len(rows)))
+    rows += [(ids[:longest], 1) for ids in story_rows(told, batches.tokenizer)]
+    starts = {tuple(ids): start for ids, start in rows}
+    groups = pack_rows([ids for ids, _ in rows], size)
+    random.Random(seed).shuffle(groups)
+    for group in groups:
+        width = min(8 * math.ceil((max(map(len, group)) - 1) / 8), longest - 1)
+        yield instruction_batch([(ids, starts[tuple(ids)]) for ids in group], recipe.masked, width)
+
+
+# ch07_instruction_finetune.ipynb, "7.6 An exam without a judge"
+Prompt = str | Sequence[Message]  # what the user says, or a whole conversation
+
+
+def prompt_ids(prompt: Prompt, tokenizer: BPETokenizer, context_length: int) -> list[int]:
+    """A prompt as a row of ids, up to where the assistant speaks.
+
+    Raises:
+        ValueError: as `chat_ids`, or too long for the context.
+    """
+    # ch07_instruction_finetune.ipynb, "7.6 An exam without a judge"
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    ids = chat_ids(tokenizer, messages, reply=True)
+    if len(ids) >= context_length:
+        raise ValueError(
+            f"the prompt has {len(ids)} tokens, and with context_length={context_length} there is "
+            "no room for an answer: shorten it, or drop the oldest turns (see trim_chat)"
+        )
+    return ids
+
+
+def answer_text(ids: Iterable[int], tokenizer: BPETokenizer) -> str:
+    """The text of an answer: up to the first mark, without spaces at its ends."""
+    # ch07_instruction_finetune.ipynb, "7.6 An exam without a judge"
+    marks = set(tokenizer.special_tokens.values())
+    return tokenizer.decode(takewhile(lambda i: i not in marks, ids)).strip()
+
+
+def reply(
+    model: GPTModel,
+    tokenizer: BPETokenizer,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int = 120,
+    temperature: float = 0.0,
+    **sampling: object,
+) -> list[str]:
+    """The assistant's answers; `sampling` as for `generate`. Raises ValueError as `prompt_ids`.
+
+    Example:
+        >>> reply(model, tokenizer, ["What is the plural? a kite"])
+        ['two kites']
+    """
+    # ch07_instruction_finetune.ipynb, "7.6 An exam without a judge"
+    rows = [prompt_ids(prompt, tokenizer, model.config.context_length) for prompt in prompts]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    stop, replies = tokenizer.special_tokens[TURN_END], [""] * len(rows)
+    for group in (order[i : i + 64] for i in range(0, len(order), 64)):
+        given = [rows[i] for i in group]
+        settings = {"temperature": temperature, "eos_id": stop, **sampling}
+        for i, ids in zip(group, generate(model, given, max_new_tokens, **settings), strict=True):
+            replies[i] = answer_text(ids[len(rows[i]) :], tokenizer)
+    return replies
+
+
+def would_answer(
+    model: GPTModel, tokenizer: BPETokenizer, examples: Sequence[Example], stop: bool = True
+) -> list[bool]:
+    """For each example, whether the model's likeliest tokens are its answer; in one pass.
+
+    An example that does not fit into the context is not answered. `stop=False` does not ask for
+    the end of the turn.
+    """
+    # ch07_instruction_finetune.ipynb, "Two ways to grade"
+    rows = [instruction_row(example, tokenizer) for example in examples]
+    fits = [i for i, (ids, _) in enumerate(rows) if len(ids) <= model.config.context_length + 1]
+    order = sorted(fits, key=lambda i: len(rows[i][0]))
+    device, would = next(model.parameters()).device, [False] * len(rows)
+    for group in (order[i : i + 64] for i in range(0, len(order), 64)):
+        inputs, targets = instruction_batch([rows[i] for i in group])
+        if not stop:
+            targets[targets == tokenizer.special_tokens[TURN_END]] = IGNORED
+        with evaluating(model):
+            likeliest = model(inputs.to(device)).argmax(-1).cpu()  # (rows, tokens)
+        hits = ((likeliest == targets) | (targets == IGNORED)).all(-1)
+        for i, hit in zip(group, hits.tolist(), strict=True):
+            would[i] = hit
+    return would
+
+
+def score(
+    model: GPTModel,
+    tokenizer: BPETokenizer,
+    examples: Sequence[Example],
+    split: str = "",
+    read: bool = True,
+    stop: bool = True,
+) -> pd.DataFrame:
+    """Ask all examples; one line for each, with family, split, reply, and whether it is right.
+
+    Args:
+        split: a name for the table.
+        read: False saves time: replies other than the expected answer are not read, and not right.
+        stop: as for `would_answer`.
+    """
+    # ch07_instruction_finetune.ipynb, "Two ways to grade"
+    would = would_answer(model, tokenizer, examples, stop)
+    said = [e.answer if right else "" for e, right in zip(examples, would, strict=True)]
+    room = model.config.context_length
+    fits = lambda e: len(chat_ids(tokenizer, as_messages(e), reply=True)) < room
+    unsure = [i for i, e in enumerate(examples) if read and not would[i] and fits(e)]
+    for free in (False, True):  # continued stories are longer than all other answers
+        group = [i for i in unsure if bool(examples[i].wanted) == free]
+        longest = max((len(tokenizer.encode(examples[i].answer)) for i in group), default=0)
+        replies = reply(model, tokenizer, [as_messages(examples[i]) for i in group], longest + 16)
+        for i, text in zip(group, replies, strict=True):
+            said[i], would[i] = text, examples[i].is_right(text)
+    columns = {"family": [e.family for e in examples], "split": split, "right": would}
+    return pd.DataFrame(columns | {"reply": said})
+
+
+# ch07_instruction_finetune.ipynb, "7.7 Learning to answer"
+ASSISTANT_LOOKS = (0, 50, 100, 200, 300, *range(400, 40_000, 200))  # steps
+
+
+def watch_answers(tokenizer: BPETokenizer, count: int = 8, seed: int = 0) -> Watch:
+    """What to note down while an assistant learns: how many questions it answers, by family."""
+    # ch07_instruction_finetune.ipynb, "7.7 Learning to answer"
+    asked = {
+        family: list(islice(instructions(1000 + seed, "validation", [family]), count))
+        for family in FAMILIES
+        if family != "continue_story"  # has many right answers
+    }
+    examples = list(chain.from_iterable(asked.values()))
+
+    def watch(model: GPTModel) -> dict:
+        would = iter(would_answer(model, tokenizer, examples))
+        right = {family: sum(islice(would, len(some))) for family, some in asked.items()}
+        return {"right": sum(right.values()), "asked": len(examples), "by_family": right}
+
+    return watch
+
+
+def assistant_tokenizer(recipe: AssistantRecipe) -> tuple[BPETokenizer, BPETokenizer]:
+    """The tokenizer of the model to start from, and the assistant's, which extends it.
+
+    GPT-2's tokens are words already: it gets the marks alone.
+    """
+    # ch07_instruction_finetune.ipynb, "7.7 Learning to answer"
+    if recipe.start != "story":
+        old = gpt2_tokenizer(recipe.start)
+        return old, extend_tokenizer(old)
+    old = story_tokenizer(recipe.story.vocab_size)
+    return old, extend_tokenizer(old, instruction_words(old, recipe.vocabulary))
+
+
+def new_assistant(recipe: AssistantRecipe) -> GPTModel:
+    """The assistant before its first lesson. Makes the story model if there is none yet."""
+    # ch07_instruction_finetune.ipynb, "7.7 Learning to answer"
+    old, new = assistant_tokenizer(recipe)
+    return grow_vocabulary(start_model(recipe)[0], old, new, recipe.seed)
+
+
+def assistant_checkpoint(recipe: AssistantRecipe) -> Path:
+    """Where the assistant of a recipe is kept. Other code, examples or start: another file."""
+    # ch07_instruction_finetune.ipynb, "7.7 Learning to answer"
+    if recipe.start == "story":
+        start = story_checkpoint(recipe.story).name
+    else:
+        with open(gpt2_files(recipe.start)[1], "rb") as file:
+            start = hashlib.file_digest(file, "sha256").hexdigest()
+    examples = [(e.instruction, e.input, e.answer) for e in islice(instructions(99), 1000)]
+    code = code_of(pretrain, new_assistant, watch_answers, InstructionBatches)
+    return artifact_path("checkpoints/assistant.safetensors", recipe, start, examples, code)
+
+
+def assistant_model(recipe: AssistantRecipe | None = None) -> tuple[GPTModel, BPETokenizer]:
+    """The assistant and its tokenizer; fine-tuned at the first call, which takes some minutes.
+
+    Raises:
+        RuntimeError: it was stopped on the way; the next call goes on from there.
+    """
+    # ch07_instruction_finetune.ipynb, "7.7 Learning to answer"
+    recipe = recipe or assistant_recipe()
+    path, (_, tokenizer) = assistant_checkpoint(recipe), assistant_tokenizer(recipe)
+    if path.exists():
+        saved, notes = load_checkpoint(path)
+        if notes["history"]["finished"]:
+            return saved.to(best_device()), tokenizer
+    model = new_assistant(recipe)
+    batches = InstructionBatches(tokenizer, recipe, model.config.context_length)
+    minutes = expected_seconds(model, batches, recipe.training) / 60
+    print(f"Training the assistant, once: about {minutes:.1f} minutes on this machine.")
+    watched = {"watch": watch_answers(tokenizer), "watch_every": ASSISTANT_LOOKS}
+    history = pretrain(model, batches, recipe.training, checkpoint=path, **watched)
+    if not history.finished:
+        raise RuntimeError("the assistant's training was stopped; call again to go on from there")
+    return model, tokenizer
+
+
+def right_shares(scores: pd.DataFrame, by: Sequence[str] = ("split", "family")) -> pd.DataFrame:
+    """The share of right answers in each group, with Wilson's interval."""
+    # ch07_instruction_finetune.ipynb, "7.8 The exam"
+    table = scores.groupby(list(by), sort=False)["right"].agg(["sum", "count"])
+    table.columns = ["right", "asked"]
+    pairs = list(zip(table["right"].astype(int), table["asked"].astype(int), strict=True))
+    intervals = [wilson(right, asked) for right, asked in pairs]
+    table["share"] = table["right"] / table["asked"]
+    table["low"], table["high"] = zip(*intervals, strict=True) if intervals else ((), ())
+    return table
+
+
+def misspelled(said: str, meant: str) -> bool:
+    """Whether a word looks like another one spelled wrong."""
+    # ch07_instruction_finetune.ipynb, "A gallery of mistakes"
+    return said != meant and difflib.SequenceMatcher(None, said, meant).ratio() > 0.6
+
+
+def likely_cause(example: Example, reply: str) -> str:
+    """What probably went wrong in a wrong reply, in a few words, from the reply alone."""
+    # ch07_instruction_finetune.ipynb, "A gallery of mistakes"
+    said, meant = re.findall(r"\w+", reply), re.findall(r"\w+", example.answer)
+    prompt = set(re.findall(r"\w+", as_messages(example)[0]["content"]))
+    if example.wanted:
+        missing = [w for w in example.wanted if not re.search(rf"\b{re.escape(w)}", reply)]
+        return "left a given word out" if missing else "did not come to an end"
+    if not said:
+        return "said nothing"
+    if said == meant or sorted(said) == sorted(meant):
+        return "right words, another order"
+    if said == meant[: len(said)] or meant == said[: len(meant)]:
+        return "stopped early" if len(said) < len(meant) else "did not stop"
+    if len(said) != len(meant):
+        alike = difflib.SequenceMatcher(None, said, meant).ratio() > 0.5
+        return "a word too many or too few" if alike else "another kind of answer"
+    wrong = [(s, m) for s, m in zip(said, meant, strict=True) if s != m]
+    if all(s not in prompt and misspelled(s, m) for s, m in wrong):
+        return "a word spelled wrong"
+    if len(wrong) == len(said) > 1:
+        return "another kind of answer"
+    return "a wrong word of the prompt" if wrong[0][0] in prompt else "a wrong word of its own"
+
+
+class FixedBatches(Batches):
+    """Batches that are there already, as a stream, in their order."""
+
+    # ch07_instruction_finetune.ipynb, "7.9 Is the mask worth it?"
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        super().__init__(sum(map(count_targets, batches)), count=len(batches))
+        self.batches = batches
+
+    def chunk(self, number: int, progress: float) -> Iterator[Batch]:
+        """All of them; a second time if that is asked for."""
+        return iter(self.batches)
+
+
+def trim_chat(messages: Sequence[Message], tokenizer: BPETokenizer, room: int) -> list[Message]:
+    """The latest turns that fit into `room` tokens, and the system message.
+
+    A turn is what the user says with all that follows it, up to where the user speaks again.
+
+    Raises:
+        ValueError: as `chat_ids`, or what must stay is too long alone.
+    """
+    # ch07_instruction_finetune.ipynb, "When it gets too long"
+    system = [m for m in messages if m["role"] == "system"]
+    turns: list[list[Message]] = []
+    for message in (m for m in messages if m["role"] != "system"):
+        if message["role"] == "user" or not turns:
+            turns.append([])
+        turns[-1].append(message)
+    while True:
+        kept = [*system, *chain.from_iterable(turns)]
+        length = len(chat_ids(tokenizer, kept, reply=True))
+        if length <= room:
+            return kept
+        if len(turns) < 2:
+            raise ValueError(
+                f"this is too long: {length} tokens with what must stay, and there is room for "
+                f"{room}. Say it in fewer words, or in several messages."
+            )
+        del turns[0]
+
+
+def text_stream(ids: Iterable[int], tokenizer: BPETokenizer) -> Iterator[str]:
+    """The text of tokens as they come, in whole characters, up to the first mark.
+
+    Together the pieces are what `decode` gives.
+    """
+    # ch07_instruction_finetune.ipynb, "Text as it comes"
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    marks = set(tokenizer.special_tokens.values())
+    for i in takewhile(lambda i: i not in marks, ids):
+        if text := decoder.decode(tokenizer.vocab[i]):
+            yield text
+    if rest := decoder.decode(b"", final=True):
+        yield rest
+
+
+# ch07_instruction_finetune.ipynb, "The chat"
+ANSWER_ROOM = 32  # tokens that are kept free for an answer, however long the conversation is
+
+
+@dataclass(eq=False)
+class Chat:
+    """A conversation with an assistant: it streams, remembers, can be stopped and cleared.
+
+    Raises ValueError where no room is left for an answer.
+    """
+
+    # ch07_instruction_finetune.ipynb, "The chat"
+
+    model: GPTModel
+    tokenizer: BPETokenizer
+    system: str = ""  # how to behave; stays when old turns are dropped
+    temperature: float = 0.0  # 0: always the likeliest token
+    top_p: float = 1.0
+    max_new_tokens: int = 120  # the longest answer, where the context has room for it
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.generator, self.stopped = torch.Generator().manual_seed(self.seed), False
+        self.room = self.model.config.context_length - ANSWER_ROOM
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything but the system message."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        self.messages = trim_chat(system, self.tokenizer, self.room)
+
+    def stop(self) -> None:
+        """End the answer that is being written; what was said so far stays."""
+        self.stopped = True
+
+    def stream(self, text: str) -> Iterator[str]:
+        """The answer to what the user says, piece by piece. ValueError for nothing or too much."""
+        asked = [*self.messages, {"role": "user", "content": text}]
+        return chat_turn(self, trim_chat(asked, self.tokenizer, self.room))
+
+
+def chat_turn(chat: Chat, messages: list[Message]) -> Iterator[str]:
+    """Answer the last of `messages`, and keep them with the answer as the chat's history."""
+    # ch07_instruction_finetune.ipynb, "The chat"
+    prompt = chat_ids(chat.tokenizer, messages, reply=True)
+    sampling = {"temperature": chat.temperature, "top_p": chat.top_p, "generator": chat.generator}
+    limit = min(chat.max_new_tokens, chat.model.config.context_length - len(prompt))
+    ids = generate_stream(chat.model, prompt, limit, **sampling)
+    chat.stopped, said = False, ""
+    try:
+        for text in text_stream(ids, chat.tokenizer):
+            text = text if said else text.lstrip()
+            said += text
+            if text:
+                yield text
+            if chat.stopped:
+                break
+    finally:
+        if said.strip():  # else there was no answer, and the question is forgotten with it
+            chat.messages = [*messages, {"role": "assistant", "content": said.strip()}]
