@@ -24,7 +24,7 @@ from shared.instructions.about_stories import PLOTS_WITH
 from shared.instructions.draw import Content, Draw, held_out
 from shared.instructions.renaming import renamed
 from shared.instructions.wordings import NEW_WORDINGS, WORDINGS
-from shared.stories import Fact, Story, stories, world
+from shared.stories import Fact, Story, school, stories, world
 from shared.stories.plots import PLOTS
 
 STORY_FAMILIES = ("who_has", "where_is", "who_found", "who_gave", "why", "yes_no")
@@ -133,7 +133,7 @@ def test_no_word_list_is_small_or_says_a_word_twice():
     assert set(words.IRREGULAR_PLURALS) <= nouns
 
 
-def test_extra_words_are_no_words_of_the_stories():
+def test_unheard_words_are_no_words_of_the_stories():
     told = {w for story in islice(stories(1), 2000) for w in words_of(story.text)}
     things = words.UNHEARD_THINGS
     assert not told & {*things, *map(words.plural, things)}
@@ -152,6 +152,12 @@ def test_each_word_has_one_opposite_and_is_the_opposite_of_that():
     assert len(words.OPPOSITE) == 2 * len({frozenset(pair) for pair in pairs})
     assert all(words.OPPOSITE[words.OPPOSITE[word]] == word for word in words.OPPOSITE)
     assert words.OPPOSITE["big"] == "small" and words.OPPOSITE["lent"] == "borrowed"
+
+
+def test_stories_and_instructions_teach_the_same_pairs():
+    assert all(words.OPPOSITE[a] == b for a, b in school.OPPOSITES.items())
+    known = {verb: past for verb, past in school.PASTS.items() if verb in words.VERBS_TO}
+    assert len(known) > 10 and all(words.past(verb) == past for verb, past in known.items())
 
 
 def test_an_opposite_changes_one_word_of_each_sentence():

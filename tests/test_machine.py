@@ -94,15 +94,15 @@ def test_calibration_measures_and_disturbs_nobody():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of Linux's C library")
 def test_freed_memory_is_kept_for_the_next_tensor():
     code = (
-        "import resource, torch\n"
+        "import os, resource, torch\n"
         "from shared.machine import keep_freed_memory\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(20): torch.zeros(10_000_000)\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
         "faults(); before = faults(); kept = keep_freed_memory(); faults(); after = faults()\n"
-        "assert not kept or before == 0 or after < before / 4, (before, after)\n"
-        "print(kept, before, after)"
+        "assert kept or 'CS_GNU_LIBC_VERSION' not in os.confstr_names, 'glibc can'\n"
+        "assert not kept or after < before / 4, (before, after)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

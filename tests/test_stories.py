@@ -9,6 +9,7 @@ import pytest
 from shared.stories import END_OF_TEXT, SPLITS, corpus_entropy, stories, story_text, tell
 from shared.stories.chance import Dice, Mismatch, Replay, derivations
 from shared.stories.plots import PLOTS, WEIGHTS
+from shared.stories.school import NUMBERS, OPPOSITES, PASTS, SCHOOL
 from shared.stories.world import (
     ADJECTIVES,
     BOYS,
@@ -170,6 +171,37 @@ def test_no_broken_english():
         assert text.count('"') % 2 == 0, text
         assert re.match(r'"?[A-Z]', text) and re.search(r'[.!?]"?$', text), text
         assert not re.search(r"[.?!] [a-z]", re.sub(r'[.?!]" [a-z]', "", text)), text
+
+
+def test_school_is_right():
+    """Said again, backwards, counted, added, put in order: computed a second time."""
+    told = {s.text: s.plot for s in some(6000)}
+    seen = dict.fromkeys((f.__name__ for f in SCHOOL), 0)
+    for text, plot in told.items():
+        rows = [row.split(", ") for row in re.findall(r": ([a-z, ]+)\.", text)]
+        if plot == "say_after_me":
+            assert rows[0] == rows[1] and len(set(rows[0])) == len(rows[0])
+            assert len(rows) == 2 or rows[2] == rows[0][::-1]
+            if made := re.search(r"(?:made|was) (\w+)\.$", text):
+                assert NUMBERS.index(made[1]) == len(rows[0])
+        elif plot == "in_order":
+            assert [NUMBERS.index(w) for w in rows[1]] == sorted(map(NUMBERS.index, rows[0]))
+        elif plot == "sums":
+            one, sign, other, result = re.search(
+                r": (\w+) (\w+) (\w+)\. \w+ is (\w+)\.", text
+            ).groups()
+            one, other, result = map(NUMBERS.index, (one, other, result))
+            assert result == (one + other if sign == "plus" else one - other)
+        elif plot == "no_sooner_said":
+            now, then = re.search(r"(?:I|we) (\w+) .*(?:And \w+|So they) (\w+) ", text).groups()
+            assert PASTS[now] == then
+        elif plot == "the_other_way_round":
+            one, other = re.search(r'(\w+)[,?]" .*"No, (?:it is )?(\w+),"', text).groups()
+            assert (one, other) in OPPOSITES.items() or (other, one) in OPPOSITES.items()
+        else:
+            continue
+        seen[plot] += 1
+    assert min(seen.values()) > 50, seen
 
 
 def test_story_text_is_whole_stories():

@@ -11,8 +11,10 @@ from shared.instructions import words
 from shared.stories import world
 from shared.stories.world import held_out_pair
 
-SPLITS = ("train", "validation", "new_entities", "new_combinations", "new_wordings", "longer")
-SPLITS += ("unheard",)
+SPLITS = (
+    *("train", "validation", "new_entities", "new_combinations", "new_wordings", "longer"),
+    "unheard",
+)
 TEST_SHARE = 16  # one input in so many is for tests
 PAIR_SHARE = 20  # one pair of words in so many is held out of training
 

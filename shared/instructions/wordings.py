@@ -473,7 +473,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Do you know what {input} is?",
         "Can you tell me how much {input} makes?",
         "I think of a number. It is {input}. Which one is it?",
-        "{input}: how much is it?",
+        "Here it is: {input}. How much is it?",
     ),
     "rename": (
         "Change {old} to {new}.",

@@ -149,12 +149,12 @@ OPPOSITES = {
     "thing": _pairs(
         "big-small hot-cold wet-dry heavy-light hard-soft long-short full-empty clean-dirty "
         "old-new good-bad thick-thin wide-narrow strong-weak deep-shallow smooth-rough "
-        "sharp-blunt cheap-dear beautiful-ugly tight-loose straight-crooked huge-tiny lost-found "
+        "sharp-blunt cheap-dear pretty-ugly tight-loose straight-crooked huge-tiny lost-found "
         "dark-bright loud-quiet"
     ),
     "place": _pairs(
         "big-small hot-cold dark-bright near-far loud-quiet full-empty safe-dangerous clean-dirty "
-        "warm-cool wet-dry beautiful-ugly"
+        "warm-cool wet-dry pretty-ugly"
     ),
     "person": _pairs(
         "happy-sad rich-poor clever-foolish kind-cruel polite-rude busy-idle lucky-unlucky "

@@ -1,7 +1,7 @@
 """Short messages, spam and not: written by hand for this course, or the real SMS Spam Collection.
 
 `messages` needs no network. Half of its messages are spam; a part of each half is hard, since
-it sounds like the other. Nobody's real name, firm, number or address stands in them.
+it sounds like the other. Names, firms and numbers are invented or kept for films and books.
 `sms_spam_collection` fetches messages that people really had on their phones.
 """
 
