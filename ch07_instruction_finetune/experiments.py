@@ -41,7 +41,7 @@ from shared.previous_chapters import (
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SEEDS = (0, 1, 2)
-ASKED = ("who_found", "where_is", "yes_no", "count", "passive", "past_tense")
+ASKED = ("who_found", "where_is", "who_has", "count", "passive", "past_tense")
 """Families that can be learned in a minute, from stories and from words."""
 CONDITIONS = {"replies only": True, "everything": False}  # masked or not
 

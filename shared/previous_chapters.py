@@ -48,7 +48,7 @@ from tqdm import tqdm
 import shared.stories
 from shared.artifacts import artifact_path, key_of, written_whole
 from shared.download import hub_file
-from shared.instructions import FAMILIES, Example, instructions
+from shared.instructions import FAMILIES, Example, instructions, short_tales
 from shared.instructions.words import ENTITIES
 from shared.machine import keep_freed_memory
 from shared.stories import Story, stories
@@ -1652,7 +1652,7 @@ class StoryRecipe:
     embed_dim: int = 128  # small enough for minutes on two cores
     num_heads: int = 4  # 32 numbers for each
     num_layers: int = 2  # enough to know who has what; more take longer over each token
-    total_tokens: int = 5_000_000  # to learn from: some minutes on two cores
+    total_tokens: int = 4_800_000  # to learn from: some minutes on two cores
     tokens_per_batch: int = 800  # about ten stories: at first, many small steps
     batch_growth: float = 6.0  # times as many at the end: then, few calm ones
     curriculum: tuple[tuple[float, float], ...] = ((0.0, 30), (0.06, 60))  # short stories first
@@ -3465,10 +3465,10 @@ class AssistantRecipe:
 
     start: str = "story"  # your own model; or "gpt2", …, or a folder with GPT-2's files
     story: StoryRecipe = StoryRecipe()  # how that model of yours was made
-    total_tokens: int = 1_600_000  # asked tokens to learn from: some minutes on two cores
+    total_tokens: int = 2_000_000  # asked tokens to learn from: some minutes on two cores
     tokens_per_batch: int = 800  # places, most of them taken by prompts: at first many small steps
     batch_growth: float = 6.0  # times as many at the end: then, few calm ones
-    replay: float = 0.15  # stories read again for each exchange, so that nothing is forgotten
+    replay: float = 0.2  # short tales read for each exchange, so that nothing is forgotten
     talk: float = 0.1  # share of rows with something said before, for the chat
     masked: bool = True  # learn from the answers only
     vocabulary: int = 4000  # examples in which a word must be frequent to become a token
@@ -3779,7 +3779,7 @@ def instruction_chunk(batches: InstructionBatches, number: int, progress: float)
     drawn = instructions(1_000_003 * recipe.seed + number, settings["split"], settings["families"])
     examples = list(islice(drawn, max(1, 20 * size // 60)))
     rows = chunk_rows(examples, batches.tokenizer, longest, recipe.talk, seed)
-    told = islice(stories(1_000_003 * (recipe.seed + 7) + number), int(recipe.replay * len(rows)))
+    told = islice(short_tales(1_000_003 * recipe.seed + number), int(recipe.replay * len(rows)))
     rows += [(ids[:longest], 1) for ids in story_rows(told, batches.tokenizer)]
     starts = {tuple(ids): start for ids, start in rows}
     groups = pack_rows([ids for ids, _ in rows], size)

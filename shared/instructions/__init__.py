@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import pandas as pd
 
 from shared.instructions import about_stories, about_words, words
+from shared.instructions.about_stories import short_tales
 from shared.instructions.draw import (
     SPLITS,
     TEST_SHARE,
@@ -27,8 +29,8 @@ from shared.instructions.open import OPEN
 from shared.instructions.renaming import renamed
 from shared.instructions.wordings import NEW_WORDINGS, WORDINGS
 
-__all__ = ["FAMILIES", "FAMILIES_OF", "SPLITS", "Example", "instructions", "leakage"]
-__all__ += ["open_instructions"]
+__all__ = ["FAMILIES", "FAMILIES_OF", "SHARES", "SPLITS", "Example", "instructions", "leakage"]
+__all__ += ["open_instructions", "short_tales"]
 
 _FAMILIES: dict[str, Family] = {
     "who_has": about_stories.who_has,
@@ -52,12 +54,15 @@ FAMILIES: tuple[str, ...] = tuple(_FAMILIES)
 """The scored families, stories first."""
 
 FAMILIES_OF: dict[str, tuple[str, ...]] = {split: FAMILIES for split in SPLITS} | {
-    split: tuple(f for f in FAMILIES if f not in ("sort", "sum"))
-    for split in ("new_entities", "unheard")
+    split: tuple(f for f in FAMILIES if f != "sort") for split in ("new_entities", "unheard")
 }
-"""The families of each split: numbers have no names and things that could be new."""
+"""The families of each split: sorted numbers hold nothing that could be new."""
 
 OPEN_SHARE = 0.03  # of the training examples
+SHARES = dict.fromkeys(("where_is", "who_found", "why"), 0.4) | {"continue_story": 0.5}
+SHARES |= dict.fromkeys(("opposite", "past_tense", "plural", "reverse", "sum"), 2.0)
+SHARES |= {"rename": 2.5, "sort": 1.5}
+"""How often training asks a family, if not once: rarely what is soon learned, or long."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ def instructions(
 ) -> Iterator[Example]:
     """Examples without end, the same for the same seed, split and families.
 
-    Splits: "train", in which about three in a hundred are open ones; "validation", other contents
+    Splits: "train", in which families come by their `SHARES` and about three in a hundred are open
+    ones; "validation", other contents
     of the same kind; "new_entities", about names and things that the stories tell of, and no other
     instruction; "new_combinations", with words that training knows and keeps apart;
     "new_wordings", asked in other ways; "longer", with longer inputs; "unheard", about names and
@@ -116,14 +122,17 @@ def instructions(
 
 
 def _examples(seed: int, split: str, families: Sequence[str], with_open: bool) -> Iterator[Example]:
-    number = 0
-    while True:
-        draw = Draw(f"{split} {seed} {number}", split)
+    weights = [SHARES.get(family, 1.0) if with_open else 1.0 for family in families]
+    for number in count():
+        name = f"{split} {seed} {number}"
+        draw = Draw(name, split)
         if with_open and draw.maybe(OPEN_SHARE):
             yield draw.choice(_OPEN)
-        else:
-            yield _example(draw, draw.choice(families))
-        number += 1
+            continue
+        family = draw.choices(families, weights)[0]
+        yield _example(Draw(f"{name} {family}", split), family)
+        if family == "yes_no" and split == "train":  # at once the question with the other answer
+            yield _example(Draw(f"{name} {family}", split, turned=True), family)
 
 
 def _example(draw: Draw, family: str) -> Example:

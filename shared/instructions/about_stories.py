@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import count
 
 from shared.instructions.draw import Content, Draw, fits_length
 from shared.stories import Fact, Story, tell
 from shared.stories.chance import Dice, T
-from shared.stories.plots import PLOTS
+from shared.stories.plots import PLOTS, TINY
+from shared.stories.school import SCHOOL
 from shared.stories.world import PLACES
 
-# The plots that can tell of it, since a story drawn at random seldom does.
+# The plots that can tell of it, since a story drawn at random seldom does; "longer" needs the first
+# table, and the second has those of them that often do so in few words.
 PLOTS_WITH = {
     "where_is": "buried_for_later still_there joke",
     "who_found": "is_this_yours still_there wind_takes_it lost_and_told wrongly_accused "
@@ -30,6 +33,16 @@ PLOTS_WITH = {
     "contest found_by_two race finders_keepers refused_then_shared taken_and_caught guarded",
     "short": "calling good_morning hand_to_hand where_is_everyone not_there mine_and_yours "
     "is_this_yours where_to whose_is_it packing one_each who_is_there still_there",
+}
+BRIEFLY_WITH = {
+    "who_has": "is_this_yours hand_to_hand mine_and_yours whose_is_it packing one_each "
+    "who_is_there good_morning still_there new_in_school birthday promise_kept spring_cleaning "
+    "market_stall wrong_size_gift",
+    "where_is": "still_there buried_for_later",
+    "who_found": "is_this_yours still_there",
+    "who_gave": "hand_to_hand who_is_there birthday spring_cleaning new_in_school one_each "
+    "promise_kept",
+    "why": "new_in_school wrong_size_gift contest",
 }
 _SENTENCE = re.compile(r'(?:(?<=[.!?])|(?<=[.!?]"))\s+(?=["A-Z])')
 
@@ -56,14 +69,24 @@ class Steered(Dice):
 
 
 @cache
-def _plots(kind: str) -> frozenset[str]:
-    return frozenset(PLOTS_WITH.get(kind, "").split())
+def _plots(kind: str, longer: bool) -> frozenset[str]:
+    table = PLOTS_WITH if longer else PLOTS_WITH | BRIEFLY_WITH
+    return frozenset(table.get(kind, "").split())
 
 
 def story_for(draw: Draw, kind: str = "") -> Story:
     """A story that may hold a fact of this kind."""
     split = "new_combinations" if draw.split == "new_combinations" else "train"
-    return tell(Steered(f"{draw.split} {draw.random()}", _plots(kind)), split=split)
+    return tell(Steered(f"{draw.split} {draw.random()}", _plots(kind, draw.longer)), split=split)
+
+
+def short_tales(seed: int) -> Iterator[Story]:
+    """Tales of a few lines and tales of words and numbers, without end, with all names and things.
+
+    To be read between instructions, so that a model does not forget those it is never asked about.
+    """
+    plots = [plot.__name__ for plot in (*TINY, *SCHOOL)]
+    return (tell(Steered(f"short {seed} {number}", plots)) for number in count())
 
 
 def fact_of(draw: Draw, kind: str) -> tuple[Story, Fact] | None:
@@ -83,11 +106,11 @@ def about(story: Story, wordings: str, answer: str, **slots: str) -> Content:
 
 
 def who_has(draw: Draw) -> Content | None:
-    """The holder of a thing at the end: "Mia has the kite."."""
+    """The holder of a thing at the end: "The kite is with Mia."."""
     if not (drawn := fact_of(draw, "who_has")):
         return None
     story, fact = drawn
-    return about(story, "who_has", f"{fact.answer} has the {fact.about}.", thing=fact.about)
+    return about(story, "who_has", f"The {fact.about} is with {fact.answer}.", thing=fact.about)
 
 
 def where_is(draw: Draw) -> Content | None:
@@ -108,12 +131,12 @@ def who_found(draw: Draw) -> Content | None:
 
 
 def who_gave(draw: Draw) -> Content | None:
-    """The giver: "Tom gave the kite to Mia."."""
+    """The giver: "Mia got the kite from Tom."."""
     if not (drawn := fact_of(draw, "who_gave")):
         return None
     story, fact = drawn
     thing, _, name = fact.about.partition(" to ")
-    answer = f"{fact.answer} gave the {thing} to {name}."
+    answer = f"{name} got the {thing} from {fact.answer}."
     return about(story, "who_gave", answer, thing=thing, name=name)
 
 
@@ -128,16 +151,17 @@ def why(draw: Draw) -> Content | None:
 
 
 def yes_no(draw: Draw) -> Content | None:
-    """Whether somebody has a thing, and who has it: "No, Tom has the kite."."""
+    """Who has a thing, and so, whether somebody does: "The kite is with Tom. Is Tom Mia? No."."""
     if not (drawn := fact_of(draw, "who_has")):
         return None
     story, fact = drawn
     others = [name for name in story.people if name != fact.answer]
     if not others:
         return None
-    yes = draw.maybe(0.5)
-    asked = fact.answer if yes else draw.choice(others)
-    answer = f"{'Yes' if yes else 'No'}, {fact.answer} has the {fact.about}."
+    other, yes = draw.choice(others), draw.maybe(0.5) != draw.turned
+    asked = fact.answer if yes else other
+    verdict = "Yes" if yes else "No"
+    answer = f"The {fact.about} is with {fact.answer}. Is {fact.answer} {asked}? {verdict}."
     return about(story, "yes_no", answer, name=asked, thing=fact.about)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from shared.instructions import words
-from shared.instructions.about_stories import about, story_for
 from shared.instructions.draw import Content, Draw, held_out
 from shared.stories import world
 from shared.stories.school import NUMBERS
@@ -18,7 +17,7 @@ Sentence = tuple[str, str, tuple[tuple[str, str], ...]]  # before, after, pairs 
 
 # ---- lists ---------------------------------------------------------------------------------------
 def _list(draw: Draw, pool: tuple[str, ...], shortest: int = 2) -> list[str]:
-    return draw.sample(pool, draw.randint(7, 9) if draw.longer else draw.randint(shortest, 6))
+    return draw.sample(pool, draw.randint(6, 8) if draw.longer else draw.randint(shortest, 5))
 
 
 def _neighbours(items: list[str]) -> tuple[tuple[str, str], ...]:
@@ -47,17 +46,32 @@ def sort(draw: Draw) -> Content:
 
 
 def sum_(draw: Draw) -> Content:
-    """Sums and differences in words, of numbers up to twenty: "two plus three" → "five"."""
-    first, second = draw.randint(0, 10), draw.randint(0, 10)
+    """Sums and differences in words, up to ten, also of things: "two kites plus one kite".
+
+    Tests ask for sums of things, since training has nearly all sums of plain numbers.
+    """
+    first, second = draw.randint(0, 5), draw.randint(0, 5)
     plus = draw.maybe(0.5)
-    total = first + second if plus else second
-    text = f"{NUMBERS[first]} plus" if plus else f"{NUMBERS[first + second]} minus"
-    other = NUMBERS[second if plus else first]
-    pairs, text = ((text, other),), f"{text} {other}"
+    terms = [first if plus else first + second, second]
+    signs = ["plus" if plus else "minus"]
+    total = first + second if plus else first
     if draw.longer:
-        less = draw.randint(0, total)
-        text, total = f"{text} minus {NUMBERS[less]}", total - less
-    return Content("sum", text, NUMBERS[total], pairs=pairs)
+        signs, terms = [*signs, "minus"], [*terms, draw.randint(0, total)]
+        total -= terms[-1]
+    thing = draw.thing() if draw.split != "train" or draw.maybe(0.75) else ""
+    said = [_so_many(number, thing) for number in terms]
+    text = " ".join(
+        [said[0], *(f"{sign} {one}" for sign, one in zip(signs, said[1:], strict=True))]
+    )
+    pairs = tuple((NUMBERS[number], thing) for number in (*terms, total) if thing)
+    return Content("sum", text, _so_many(total, thing), pairs=pairs)
+
+
+def _so_many(number: int, thing: str) -> str:
+    """The number in words, of things if there are some: "one kite", "two kites"."""
+    if not thing:
+        return NUMBERS[number]
+    return f"{NUMBERS[number]} {thing if number == 1 else words.plural(thing)}"
 
 
 # ---- sentences -----------------------------------------------------------------------------------
@@ -169,32 +183,20 @@ def _plural_sentence(draw: Draw) -> Sentence:
 
 # ---- another name --------------------------------------------------------------------------------
 def rename(draw: Draw) -> Content | None:
-    """The same text about somebody else of the same gender."""
-    if draw.maybe(0.4):
-        story = story_for(draw, "" if draw.longer else "short")
-        content = about(story, "rename", "")
-        return _with_other_name(draw, content, story.people, (world.GIRLS, world.BOYS))
+    """The same sentences about somebody else of the same gender."""
     people = [draw.name(), draw.name()]
     number = 8 if draw.longer else draw.choice((1, 2))
     made = [_past_sentence(draw, draw.choice(people)) for _ in range(number)]
     text = " ".join(one[1] for one in made)
     content = Content("rename", text, "", pairs=tuple(pair for one in made for pair in one[2]))
-    return _with_other_name(draw, content, people, (draw.girls, draw.boys))
+    return _with_other_name(draw, content, people)
 
 
-def _with_other_name(
-    draw: Draw,
-    content: Content,
-    people: Sequence[str],
-    pools: tuple[Sequence[str], Sequence[str]],
-) -> Content | None:
+def _with_other_name(draw: Draw, content: Content, people: Sequence[str]) -> Content | None:
     """The content with one of its people called otherwise; None if nobody can be."""
     text, apart = content.input, draw.split == "new_combinations"
-    known = [name for name in people if name in text]
-    if not known:
-        return None
-    old = draw.choice(known)
-    pool = pools[0] if old in pools[0] else pools[1]
+    old = draw.choice([name for name in people if name in text])
+    pool = draw.girls if old in draw.girls else draw.boys
     others = [name for name in pool if draw.new or held_out(old, name) == apart]
     others = [name for name in others if name not in text]
     if not others:
@@ -206,7 +208,6 @@ def _with_other_name(
         answer=re.sub(rf"\b{old}\b", new, text),
         slots={"old": old, "new": new},
         pairs=(*content.pairs, *swapped, (old, new)),
-        people=(*content.people, new) if content.people else (),
     )
 
 

@@ -21,12 +21,12 @@ PAIR_SHARE = 20  # one pair of words in so many is held out of training
 LONGEST: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("who_has", "where_is", "who_found", "who_gave", "why", "yes_no"), (45, 75)),
     "continue_story": (25, 45),
-    **dict.fromkeys(("reverse", "count", "sort"), (6, 9)),
+    **dict.fromkeys(("reverse", "count", "sort"), (5, 8)),
     "opposite": (10, 20),
     "past_tense": (10, 20),
     "plural": (10, 20),
     "passive": (8, 16),
-    "sum": (3, 5),
+    "sum": (5, 8),
     "rename": (18, 32),
 }
 """Words of an input: at most the first number in training; in "longer" more, to the second."""
@@ -79,12 +79,13 @@ def fits_length(text: str, family: str, longer: bool) -> bool:
 class Draw(Random):
     """Chance, with the names and things that a split may use.
 
-    `renames` says whether people and things of a story are to be exchanged for these.
+    `renames` says whether people and things of a story are to be exchanged for these; `turned`,
+    whether a question with two answers is to be asked so that it has the other one.
     """
 
-    def __init__(self, seed: str, split: str) -> None:
+    def __init__(self, seed: str, split: str, turned: bool = False) -> None:
         super().__init__(seed)
-        self.split, self.longer = split, split == "longer"
+        self.split, self.longer, self.turned = split, split == "longer", turned
         self.new = split in ("new_entities", "unheard")
         self.renames = split != "new_combinations"
         self.girls, self.boys = words.GIRLS, words.BOYS

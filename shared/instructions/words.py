@@ -147,34 +147,19 @@ def _pairs(text: str) -> tuple[tuple[str, str], ...]:
 
 OPPOSITES = {
     "thing": _pairs(
-        "big-small hot-cold wet-dry heavy-light hard-soft long-short full-empty clean-dirty "
-        "old-new good-bad thick-thin wide-narrow strong-weak deep-shallow smooth-rough "
-        "sharp-blunt cheap-dear pretty-ugly tight-loose straight-crooked huge-tiny lost-found "
-        "dark-bright loud-quiet"
+        "big-small wet-dry heavy-light hard-soft long-short full-empty clean-dirty old-new "
+        "thick-thin wide-narrow strong-weak pretty-ugly hot-cold good-bad sharp-blunt loud-quiet"
     ),
-    "place": _pairs(
-        "big-small hot-cold dark-bright near-far loud-quiet full-empty safe-dangerous clean-dirty "
-        "warm-cool wet-dry pretty-ugly"
-    ),
+    "place": _pairs("big-small hot-cold near-far loud-quiet full-empty clean-dirty wet-dry"),
     "person": _pairs(
-        "happy-sad rich-poor clever-foolish kind-cruel polite-rude busy-idle lucky-unlucky "
-        "asleep-awake early-late right-wrong fast-slow brave-timid careful-careless "
-        "patient-impatient friendly-unfriendly proud-ashamed healthy-sick first-last tidy-untidy "
-        "strong-weak honest-dishonest generous-greedy"
+        "happy-sad rich-poor clever-foolish kind-cruel polite-rude busy-idle asleep-awake "
+        "early-late right-wrong fast-slow strong-weak first-last"
     ),
-    "way": _pairs(
-        "quickly-slowly loudly-quietly happily-sadly gently-roughly carefully-carelessly "
-        "inside-outside upstairs-downstairs forwards-backwards"
-    ),
+    "way": _pairs("quickly-slowly loudly-quietly happily-sadly inside-outside"),
     "deed to a thing": _pairs(
-        "opened-closed bought-sold lent-borrowed hid-showed filled-emptied loved-hated "
-        "threw-caught remembered-forgot pushed-pulled broke-mended liked-disliked packed-unpacked "
-        "covered-uncovered wrapped-unwrapped lost-found raised-lowered"
+        "opened-closed bought-sold lent-borrowed filled-emptied loved-hated pushed-pulled "
+        "broke-mended lost-found packed-unpacked liked-disliked"
     ),
-    "deed": _pairs("laughed-cried whispered-shouted arrived-left sat-stood started-stopped"),
-    "word": _pairs(
-        "everybody-nobody everything-nothing always-never before-after above-below up-down "
-        "day-night more-less top-bottom open-shut high-low yes-no"
-    ),
+    "deed": _pairs("laughed-cried whispered-shouted arrived-left sat-stood"),
 }
 OPPOSITE = {a: b for pairs in OPPOSITES.values() for pair in pairs for a, b in (pair, pair[::-1])}
