@@ -28,9 +28,10 @@ UNHEARD_THINGS = (
 )
 
 # Of the stories' own names and things, these stand in no instruction but those of "new_entities".
+# Each is one token of the story tokenizer, and the plural of each thing is that token and an "s".
 SPARED_GIRLS = ("Ivy", "Clara", "Tess", "Alma", "Ruby")
 SPARED_BOYS = ("Hugo", "Felix", "Carl", "Theo", "Luke")
-SPARED_THINGS = tuple("lantern shell sled puppet mirror ribbon jug horn belt vase".split())
+SPARED_THINGS = tuple("lantern shell sled puppet mirror ribbon jug horn belt plate".split())
 GIRLS = tuple(name for name in world.GIRLS if name not in SPARED_GIRLS)
 BOYS = tuple(name for name in world.BOYS if name not in SPARED_BOYS)
 THINGS = tuple(noun for noun in world.THINGS if noun not in SPARED_THINGS)
