@@ -232,9 +232,9 @@ CHAPTERS = (
     Chapter("ch02_tokenization", "Text becomes numbers", "a tokenizer", 14, 2),
     Chapter("ch03_attention", "How words look at each other", "attention", 5, 13),
     Chapter("ch04_gpt_model", "The whole model", "a GPT, untrained", 4, 11),
-    Chapter("ch05_pretraining", "Learning from text", "a GPT that tells stories", 30, 220),
-    Chapter("ch06_classification_finetune", "One question about a text", "a classifier"),
-    Chapter("ch07_instruction_finetune", "Doing what it is asked", "an assistant"),
+    Chapter("ch05_pretraining", "Learning from text", "a GPT that tells stories", 30, 205),
+    Chapter("ch06_classification_finetune", "One question about a text", "a classifier", 14, 205),
+    Chapter("ch07_instruction_finetune", "Doing what it is asked", "an assistant", 35, 235),
 )
 
 
