@@ -183,13 +183,10 @@ def _plural_sentence(draw: Draw) -> Sentence:
 
 # ---- another name --------------------------------------------------------------------------------
 def rename(draw: Draw) -> Content | None:
-    """The same sentences about somebody else of the same gender."""
-    people = [draw.name(), draw.name()]
+    """The same about somebody else of the same gender; in "longer" there is another person, too."""
+    people = [draw.name(), draw.name()] if draw.longer else [draw.name()]
     number = 8 if draw.longer else draw.choice((1, 2))
-    named = [draw.choice(people) for _ in range(number)]
-    if draw.split == "train" and draw.maybe(0.3):
-        named = people  # two people, one of them stays: what is hard comes often
-    made = [_past_sentence(draw, name) for name in named]
+    made = [_past_sentence(draw, draw.choice(people)) for _ in range(number)]
     text = " ".join(one[1] for one in made)
     content = Content("rename", text, "", pairs=tuple(pair for one in made for pair in one[2]))
     return _with_other_name(draw, content, people)
