@@ -3465,7 +3465,7 @@ class AssistantRecipe:
 
     start: str = "story"  # your own model; or "gpt2", …, or a folder with GPT-2's files
     story: StoryRecipe = StoryRecipe()  # how that model of yours was made
-    total_tokens: int = 1_600_000  # asked tokens to learn from: some minutes on two cores
+    total_tokens: int = 1_800_000  # asked tokens to learn from: some minutes on two cores
     tokens_per_batch: int = 1200  # places, most of them taken by prompts: at first small steps
     batch_growth: float = 4.0  # times as many at the end: then, few calm ones
     replay: float = 0.2  # short tales read for each exchange, so that nothing is forgotten
