@@ -3469,7 +3469,7 @@ class AssistantRecipe:
     tokens_per_batch: int = 1200  # places, most of them taken by prompts: at first small steps
     batch_growth: float = 4.0  # times as many at the end: then, few calm ones
     replay: float = 0.2  # short tales read for each exchange, so that nothing is forgotten
-    talk: float = 0.1  # share of rows with something said before, for the chat
+    talk: float = 0.2  # share of rows with something said before, for the chat
     masked: bool = True  # learn from the answers only
     vocabulary: int = 4000  # examples in which a word must be frequent to become a token
     seed: int = 0  # of examples and new rows

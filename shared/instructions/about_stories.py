@@ -90,8 +90,14 @@ def short_tales(seed: int) -> Iterator[Story]:
 
 
 def fact_of(draw: Draw, kind: str) -> tuple[Story, Fact] | None:
-    """A story and one of its facts; None if it has none of this kind with one answer only."""
+    """A story and one of its facts; None if it has none of this kind with one answer only.
+
+    Now and then the story comes without its last paragraph, which only rounds it off, as a user
+    might tell it.
+    """
     story = story_for(draw, kind)
+    if draw.maybe(0.3):
+        story = replace(story, text=story.text.rpartition("\n\n")[0])
     facts = [f for f in story.facts if f.kind == kind]
     asked = [f.about for f in facts]
     facts = [f for f in facts if asked.count(f.about) == 1]
