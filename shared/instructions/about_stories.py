@@ -97,7 +97,7 @@ def fact_of(draw: Draw, kind: str) -> tuple[Story, Fact] | None:
     """
     story = story_for(draw, kind)
     if draw.maybe(0.3):
-        story = replace(story, text=story.text.rpartition("\n\n")[0])
+        story = replace(story, text=story.text.rpartition("\n\n")[0] or story.text)
     facts = [f for f in story.facts if f.kind == kind]
     asked = [f.about for f in facts]
     facts = [f for f in facts if asked.count(f.about) == 1]
