@@ -3465,11 +3465,11 @@ class AssistantRecipe:
 
     start: str = "story"  # your own model; or "gpt2", …, or a folder with GPT-2's files
     story: StoryRecipe = StoryRecipe()  # how that model of yours was made
-    total_tokens: int = 1_800_000  # asked tokens to learn from: some minutes on two cores
+    total_tokens: int = 1_900_000  # asked tokens to learn from: some minutes on two cores
     tokens_per_batch: int = 1200  # places, most of them taken by prompts: at first small steps
     batch_growth: float = 4.0  # times as many at the end: then, few calm ones
     replay: float = 0.2  # short tales read for each exchange, so that nothing is forgotten
-    talk: float = 0.2  # share of rows with something said before, for the chat
+    talk: float = 0.15  # share of rows with something said before, for the chat
     masked: bool = True  # learn from the answers only
     vocabulary: int = 4000  # examples in which a word must be frequent to become a token
     seed: int = 0  # of examples and new rows
