@@ -224,7 +224,7 @@ __all__ = [
     "text_rows",
     "LabelBatches",
     "check_stream",
-    "in_pieces",
+    "pieces_of",
     "label_chunk",
     "label_logits",
     "train_last",
@@ -2668,20 +2668,21 @@ def story_checkpoint(recipe: StoryRecipe) -> Path:
 
 
 def expected_seconds(model: GPTModel, batches: StoryBatches, recipe: Recipe) -> float:
-    """How long a run will take here: per token as the fastest of some steps on a copy.
+    """How long a run will take here: per token as in some steps on a copy.
 
     Five steps after a first one, which is slower; fewer where two seconds are over before.
     """
     # ch05_pretraining.ipynb, "Where it is kept"
-    trial, per_token = copy.deepcopy(model).train(), []
+    trial, taken = copy.deepcopy(model).train(), []
     optimizers, until = build_optimizers(trial, recipe), time.perf_counter() + 2
     for batch in islice(batches.chunk(0, 1.0), 6):
         start = time.perf_counter()
-        if len(per_token) > 1 and start > until:
+        if len(taken) > 1 and start > until:
             break
         training_step(trial, optimizers, [batch], recipe.max_norm)
-        per_token.append((time.perf_counter() - start) / count_targets(batch))
-    return min(per_token[1:] or per_token) * batches.total_tokens
+        taken.append((time.perf_counter() - start, count_targets(batch)))
+    seconds, tokens = map(sum, zip(*(taken[1:] or taken), strict=True))
+    return seconds / tokens * batches.total_tokens
 
 
 def story_model(recipe: StoryRecipe | None = None) -> tuple[GPTModel, BPETokenizer]:
@@ -3156,7 +3157,7 @@ def check_stream(epochs: float, batch_size: int, together: int, unknown: set[str
         raise TypeError(f"LabelBatches: unknown settings {sorted(unknown)}.")
 
 
-def in_pieces(items: Sequence[int], size: int) -> list[Sequence[int]]:
+def pieces_of(items: Sequence[int], size: int) -> list[Sequence[int]]:
     """The items in pieces of `size`; the last one may be shorter."""
     # ch06_classification_finetune.ipynb, "6.5 The stream"
     return [items[i : i + size] for i in range(0, len(items), size)]
@@ -3170,9 +3171,9 @@ def label_chunk(batches: LabelBatches, number: int) -> Iterator[Batch]:
     rows = batches.rows
     if skip := settings["skip"]:
         rows = [[row[0], *(i for i in row[1:] if dice.random() >= skip)] for row in rows]
-    pieces = in_pieces(range(len(rows)), settings["together"])
+    pieces = pieces_of(range(len(rows)), settings["together"])
     pieces.sort(key=lambda piece: len(rows[piece[0]]) + 8 * dice.random())
-    groups = in_pieces([i for piece in pieces for i in piece], size)
+    groups = pieces_of([i for piece in pieces for i in piece], size)
     dice.shuffle(groups)
     for group in groups:
         width = 8 * math.ceil(max(len(rows[i]) for i in group) / 8)  # fewer shapes, as in 5.3

@@ -31,13 +31,13 @@ from shared.previous_chapters import (
     evaluate,
     evaluating,
     fine_tuning,
-    in_pieces,
     label_batch,
     label_logits,
     load_checkpoint,
     load_classifier,
     next_token_loss,
     paired_bootstrap,
+    pieces_of,
     precision_recall,
     pretrain,
     save_checkpoint,
@@ -301,7 +301,7 @@ def test_pairs_stay_together_and_rows_of_like_length_do():
     for inputs, _ in stream:
         names = inputs[:, 0].tolist()
         assert all(b == a + 1 and a % 2 for a, b in zip(names[::2], names[1::2], strict=True))
-    assert in_pieces([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4], [5]]
+    assert pieces_of([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4], [5]]
 
 
 def test_a_stream_goes_on_where_it_was():

@@ -341,7 +341,8 @@ def test_every_answer_is_right_and_another_is_not(split, family):
         assert e.is_right(e.answer) and e.is_right(f" {e.answer}\n")
         assert not e.is_right(e.answer + " x") and not e.is_right("")
         assert (
-            e.content in (e.input or e.instruction) and e.instruction[0] == e.instruction[0].upper()
+            e.content.lower() in (e.input or e.instruction).lower()
+            and e.instruction[0] == e.instruction[0].upper()
         )
         assert not re.search(r"[{}]|  ", e.instruction + e.input + e.answer), e
 
