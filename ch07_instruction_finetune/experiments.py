@@ -1,10 +1,9 @@
 """Comparisons for chapter 7 that take too long for its notebook.
 
-    python ch07_instruction_finetune/experiments.py masking    about ten minutes on two cores
-    python ch07_instruction_finetune/experiments.py exam       the assistant, with more questions
+    python ch07_instruction_finetune/experiments.py masking    three minutes on two cores
 
-`masking` writes results/masking.json after each run, and goes on where it was stopped; `exam`
-writes results/exam.json. Both begin with the story model of chapter 5.
+Writes results/masking.json after each run, and goes on where it was stopped. Begins with the story
+model of chapter 5, or makes it.
 """
 
 from __future__ import annotations
@@ -23,19 +22,16 @@ import torch
 
 import shared.instructions
 from shared.artifacts import written_whole
-from shared.instructions import FAMILIES_OF, Example, instructions
+from shared.instructions import Example, instructions
 from shared.machine import num_cores
 from shared.previous_chapters import (
     AssistantRecipe,
     FixedBatches,
     InstructionBatches,
-    assistant_model,
     assistant_recipe,
     assistant_tokenizer,
     new_assistant,
     pretrain,
-    right_shares,
-    score,
     would_answer,
 )
 
@@ -134,43 +130,13 @@ def masking(total_tokens: int) -> None:
             write("masking.json", content)
 
 
-# --- a longer exam
-
-
-def exam(per_family: int = 200) -> None:
-    """The assistant, asked more questions than the notebook has time for."""
-    model, tokenizer = assistant_model(assistant_recipe("laptop"))
-    lines = []
-    for split in ("new_entities", "new_combinations", "new_wordings", "longer"):
-        asked = [
-            e for f in FAMILIES_OF[split] for e in islice(instructions(6, split, [f]), per_family)
-        ]
-        scores = score(model, tokenizer, asked, split)
-        whole = right_shares(scores, ["split"]).iloc[0]
-        print(f"{split:17} {whole['share']:.1%} ({whole['low']:.1%} to {whole['high']:.1%})")
-        lines += right_shares(scores)[["right", "asked"]].reset_index().to_dict("records")
-    content = {
-        "what": "The assistant of chapter 7, asked more questions.",
-        "command": "python ch07_instruction_finetune/experiments.py exam",
-        "machine": machine(),
-        "date": str(date.today()),
-        "instructions": instructions_hash(),
-        "shares": [{name: _plain(value) for name, value in line.items()} for line in lines],
-    }
-    write("exam.json", content)
-
-
-def _plain(value: object) -> object:
-    return value if isinstance(value, str) else int(value)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("command", choices=("masking", "exam"))
+    parser.add_argument("command", choices=("masking",))
     parser.add_argument("--tokens", type=int, default=200_000, help="answer tokens of a run")
     options = parser.parse_args()
-    masking(options.tokens) if options.command == "masking" else exam()
+    masking(options.tokens)
 
 
 if __name__ == "__main__":
