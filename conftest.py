@@ -86,9 +86,10 @@ def _exported(parent) -> set[str]:
 
 
 def _imported(parent) -> set[str]:
-    """Names that a notebook takes from earlier chapters."""
+    """Names that a notebook takes from earlier chapters and appendices."""
     found = [node for node in _top_level(parent) if isinstance(node, ast.ImportFrom)]
-    found = [node for node in found if node.module == "shared.previous_chapters"]
+    modules = ("shared.previous_chapters", "shared.appendices")
+    found = [node for node in found if node.module in modules]
     return {alias.name for node in found for alias in node.names}
 
 

@@ -1,10 +1,12 @@
 """Collect the exported cells of the chapters into `shared/previous_chapters.py`.
 
+Those of the appendices go to `shared/appendices.py` in the same way; they build on all chapters.
+
 A code cell whose first line is `#| export` holds imports, definitions and constants, nothing that
 runs. They are gathered in chapter order: imports once at the top, then every definition as it
 stands in its notebook, with a comment that says which notebook and which section taught it.
 
-    python -m shared.export            write the module
+    python -m shared.export            write both modules
     python -m shared.export --check    compare only; exit with 1 and say which definition drifted
     python -m shared.export --upto 3 --output FILE    only chapters 1 to 3, elsewhere
 
@@ -28,13 +30,13 @@ from pyflakes.checker import Checker
 from shared.artifacts import ROOT, written_whole
 
 MODULE = "shared.previous_chapters"
-TARGET = ROOT / "shared" / "previous_chapters.py"
+APPENDICES = "shared.appendices"
 MARKER = re.compile(r"#\|\s*export\s*$")
 MAGIC = re.compile(r"\s*([%!?]|[\w.]+\?{1,2}\s*$|[\w, ]+=\s*[%!])")
 WIDTH = 100
 
 DOCSTRING = '''\
-"""Everything that the chapters define for one another, collected from their notebooks.
+"""Everything that the {which} define for one another, collected from their notebooks.
 
 Written by `make export` from the cells that begin with `#| export`; a change made here is lost.
 Each definition names the notebook and the section that teach it: change it there.
@@ -89,11 +91,18 @@ class Chapter:
     cells: list[Cell] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     imports: list[tuple[Import, Cell]] = field(default_factory=list)
-    from_earlier: list[tuple[str, Cell]] = field(default_factory=list)
+    from_earlier: list[tuple[str, str, Cell]] = field(default_factory=list)  # module, name, cell
+
+    @property
+    def module(self) -> str:
+        """The module that its exported cells go to."""
+        return MODULE if re.match(r"ch\d\d_", self.notebook.name) else APPENDICES
 
     @property
     def number(self) -> int:
-        return int(self.notebook.name[2:4])
+        """Its place in the course: appendices follow the chapters, by their letters."""
+        name = self.notebook.name
+        return int(name[2:4]) if self.module == MODULE else 100 + ord(name[0])
 
     @property
     def names(self) -> dict[str, Cell]:
@@ -135,6 +144,12 @@ def chapter_notebooks(root: Path = ROOT) -> list[Path]:
     """The chapters' notebooks in order, without exercises and solutions."""
     found = root.glob("ch[0-9][0-9]_*/ch[0-9][0-9]_*.ipynb")
     return sorted(p for p in found if not p.stem.endswith(("_exercises", "_solutions")))
+
+
+def appendix_notebooks(root: Path = ROOT) -> list[Path]:
+    """The appendices' notebooks in the order of their letters, without solutions."""
+    found = root.glob("appendix/[a-z]_*/[a-z]_*.ipynb")
+    return sorted(p for p in found if p.stem == p.parent.name)
 
 
 def source_of(cell: dict) -> str:
@@ -289,10 +304,12 @@ def _take_import(node: ast.Import | ast.ImportFrom, cell: Cell, chapter: Chapter
             return [cell.problem(f"relative import: {written!r}; write the full name")]
         if any(alias.name == "*" for alias in node.names):
             return [cell.problem(f"star import: {written!r}; name what you need")]
-        if node.module == MODULE:
+        if node.module in (MODULE, APPENDICES):
             if any(alias.asname for alias in node.names):
                 return [cell.problem(f"{written!r}: keep the names as their chapters export them")]
-            chapter.from_earlier += [(alias.name, cell) for alias in node.names]
+            chapter.from_earlier += [(node.module, alias.name, cell) for alias in node.names]
+            if node.module != chapter.module:  # in its own module the name stands already
+                chapter.imports += [(Import(node.module, alias.name), cell) for alias in node.names]
             return []
     imports = [
         Import(node.module, alias.name, _alias(alias))
@@ -300,8 +317,9 @@ def _take_import(node: ast.Import | ast.ImportFrom, cell: Cell, chapter: Chapter
         else Import(alias.name, None, _alias(alias))
         for alias in node.names
     ]
-    if any(i.meaning == MODULE or i.module == MODULE for i in imports):
-        return [cell.problem(f"{written!r}: write 'from {MODULE} import NAME'")]
+    for module in (MODULE, APPENDICES):
+        if any(module in (i.meaning, i.module) for i in imports):
+            return [cell.problem(f"{written!r}: write 'from {module} import NAME'")]
     chapter.imports += [(i, cell) for i in imports]
     return []
 
@@ -337,13 +355,17 @@ def _clashes(chapters: list[Chapter]) -> Iterator[str]:
     """Names exported twice, imported for two things, or imported before they exist."""
     exported: dict[str, tuple[int, Cell]] = {}
     imported: dict[str, tuple[str, Cell]] = {}
-    everything = {name: chapter for chapter in chapters for name in chapter.names}
+    everything = {name: c for c in reversed(chapters) for name in c.names}  # the first one counts
     for chapter in chapters:
-        for name, cell in chapter.from_earlier:
-            if name in exported and exported[name][0] < chapter.number:
-                continue
+        for module, name, cell in chapter.from_earlier:
             where = everything.get(name)
-            reason = f"; {where.notebook.name} does, and comes no earlier" if where else ""
+            if where and where.module == module and where.number < chapter.number:
+                continue
+            reason = ""
+            if where and where.module != module:
+                reason = f"; it stands in {where.module}, from {where.notebook.name}"
+            elif where:
+                reason = f"; {where.notebook.name} does, and comes no earlier"
             yield cell.problem(f"imports {name!r}, which no earlier chapter exports{reason}")
         for block in chapter.blocks:
             for name in block.names:
@@ -358,24 +380,28 @@ def _clashes(chapters: list[Chapter]) -> Iterator[str]:
                 place = f"{other.notebook.name}, cell {other.number}"
                 yield cell.problem(f"'{imp}': {imp.bound!r} already means {meaning} in {place}")
     for name, (_, cell) in exported.items():
-        if name in imported:
+        own = (f"{MODULE}.{name}", f"{APPENDICES}.{name}")
+        if name in imported and imported[name][0] not in own:
             other = imported[name][1]
             place = f"{other.notebook.name}, cell {other.number}"
             yield cell.problem(f"{name!r} is exported, and imported for something else in {place}")
 
 
 def collect(root: Path = ROOT, upto: int | None = None) -> list[Chapter]:
-    """All chapters with what they export.
+    """All chapters and appendices with what they export.
 
     Args:
         root: the course's folder.
-        upto: the last chapter to take; all if None.
+        upto: the last chapter to take, and no appendix; everything if None.
 
     Raises:
         ExportError: a cell that cannot be exported; one line per problem, all of them.
     """
     chapters, problems = [], []
-    for notebook in chapter_notebooks(root):
+    notebooks = chapter_notebooks(root)
+    if upto is None:
+        notebooks += appendix_notebooks(root)
+    for notebook in notebooks:
         if upto is not None and int(notebook.name[2:4]) > upto:
             continue
         chapter, wrong = read_chapter(notebook)
@@ -484,20 +510,22 @@ def _render_all(chapters: list[Chapter]) -> str:
     return "\n".join(["__all__ = [", *lines, "]"]) if lines else "__all__: list[str] = []"
 
 
-def render(root: Path = ROOT, upto: int | None = None) -> str:
+def render(root: Path = ROOT, upto: int | None = None, module: str = MODULE) -> str:
     """The whole module as text; equal notebooks give equal bytes.
 
     Args:
         root: the course's folder.
         upto: the last chapter to take; all if None.
+        module: the chapters' or the appendices'.
 
     Raises:
         ExportError: a cell that cannot be exported.
     """
-    chapters = collect(root, upto)
+    chapters = [chapter for chapter in collect(root, upto) if chapter.module == module]
     body = _render_body(chapters)
     imports = _render_imports(_needed_imports(chapters, body))
-    head = [DOCSTRING, imports, _render_all(chapters)]
+    docstring = DOCSTRING.format(which="chapters" if module == MODULE else "appendices")
+    head = [docstring, imports, _render_all(chapters)]
     text = "\n\n".join(part for part in head if part)
     return text + ("\n\n\n" + body if body else "") + "\n"
 
@@ -520,7 +548,14 @@ def _definitions(text: str) -> dict[str, str]:
     return found
 
 
-def drift(root: Path = ROOT, target: Path | None = None, upto: int | None = None) -> list[str]:
+def target_of(module: str, root: Path = ROOT) -> Path:
+    """Where a module is kept: its name as a path."""
+    return root.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def drift(
+    root: Path = ROOT, target: Path | None = None, upto: int | None = None, module: str = MODULE
+) -> list[str]:
     """What differs between the notebooks and the module at `target`, one line per definition.
 
     Empty when the module is current.
@@ -528,15 +563,17 @@ def drift(root: Path = ROOT, target: Path | None = None, upto: int | None = None
     Raises:
         ExportError: a cell that cannot be exported.
     """
-    target = target or root / "shared" / "previous_chapters.py"
-    wanted = render(root, upto)
+    target = target or target_of(module, root)
+    wanted = render(root, upto, module)
     written = target.read_text("utf-8") if target.exists() else ""
     if wanted == written:
         return []
+    chapters = [chapter for chapter in collect(root, upto) if chapter.module == module]
     if not written:
-        return [f"{target.name} does not exist"]
+        nothing = module == APPENDICES and not any(chapter.names for chapter in chapters)
+        return [] if nothing else [f"{target.name} does not exist"]
     new, old = _definitions(wanted), _definitions(written)
-    places = {name: cell for c in collect(root, upto) for name, cell in c.names.items()}
+    places = {name: cell for c in chapters for name, cell in c.names.items()}
     changes = []
     for name, cell in places.items():
         place = f"{cell.notebook.name}, cell {cell.number}"
@@ -548,7 +585,9 @@ def drift(root: Path = ROOT, target: Path | None = None, upto: int | None = None
     return changes or [f"{target.name}: its imports, order or comments differ"]
 
 
-def export_all(root: Path = ROOT, target: Path | None = None, upto: int | None = None) -> None:
+def export_all(
+    root: Path = ROOT, target: Path | None = None, upto: int | None = None, module: str = MODULE
+) -> None:
     """Write `shared/previous_chapters.py` from the notebooks as they are saved, and say so.
 
     Call it at the end of a notebook after changing an exported cell, having saved the notebook;
@@ -558,13 +597,13 @@ def export_all(root: Path = ROOT, target: Path | None = None, upto: int | None =
         ExportError: a cell that cannot be exported; the old file stays.
     """
     root = Path(root)
-    target = Path(target) if target else root / "shared" / "previous_chapters.py"
-    changes = drift(root, target, upto)
+    target = Path(target) if target else target_of(module, root)
+    changes = drift(root, target, upto, module)
     if not changes:
         print(f"{target.name} is current")
         return
     with written_whole(target) as temporary:
-        temporary.write_text(render(root, upto), "utf-8", newline="\n")
+        temporary.write_text(render(root, upto, module), "utf-8", newline="\n")
     print(f"{target.name} written:")
     print("\n".join(f"  {change}" for change in changes))
 
@@ -574,15 +613,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m shared.export", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--check", action="store_true", help="compare only")
-    parser.add_argument("--upto", type=int, metavar="CHAPTER", help="last chapter to take")
-    parser.add_argument("--output", type=Path, default=TARGET, help="write here instead")
+    parser.add_argument("--upto", type=int, metavar="CHAPTER", help="chapters up to this one only")
+    parser.add_argument("--output", type=Path, help="write the chapters' module here instead")
     parser.add_argument("--root", type=Path, default=ROOT, help="the course's folder")
     options = parser.parse_args(arguments)
+    whole = options.upto is None and options.output is None
+    modules = (MODULE, APPENDICES) if whole else (MODULE,)
+    changes: list[str] = []
     try:
-        if not options.check:
-            export_all(options.root, options.output, options.upto)
-            return 0
-        changes = drift(options.root, options.output, options.upto)
+        for module in modules:
+            given = (options.root, options.output, options.upto, module)
+            if options.check:
+                changes += drift(*given)
+            else:
+                export_all(*given)
     except ExportError as error:
         print(f"Nothing exported. What to mend:\n{error}", file=sys.stderr)
         return 1
@@ -590,7 +634,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(changes), file=sys.stderr)
         print("Run `make export` and commit the result.", file=sys.stderr)
         return 1
-    print(f"{options.output.name} is current")
+    if options.check:
+        print("what the notebooks export is current")
     return 0
 
 

@@ -268,7 +268,7 @@ def _inputs(path: Path) -> str:
     code = [c for c in cells if c.cell_type == "code"]
     texts = [f"{c.source.rstrip()}{c.metadata.get('tags') or []}" for c in code]
     support = [*ROOT.glob("shared/**/*.py"), ROOT / "requirements.txt"]
-    skip = {"notebooks.py", "export.py", "previous_chapters.py"}
+    skip = {"notebooks.py", "export.py", "previous_chapters.py", "appendices.py"}
     texts += [p.read_text("utf-8") for p in sorted(support) if p.name not in skip]
     chapter = re.match(r"ch(\d\d)_", path.parent.name)
     before = int(chapter[1]) - 1 if chapter and path.stem == path.parent.name else None

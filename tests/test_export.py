@@ -554,6 +554,86 @@ def test_the_command(two, capsys, tmp_path):
     assert part.read_text("utf-8") == two.render(upto=2)
 
 
+# --- the appendices: a module of their own, after all chapters
+
+
+CACHE = """#| export
+from shared.previous_chapters import count
+
+
+def cached(words: list[str]) -> int:
+    \"\"\"Counted once.\"\"\"
+    return count(words)"""
+
+AGAIN = """#| export
+from shared.appendices import cached
+from shared.previous_chapters import LIMIT
+
+
+def again(words: list[str]) -> int:
+    \"\"\"Counted again.\"\"\"
+    return cached(words) + LIMIT"""
+
+
+def appendix(course, name, *cells):
+    (course.root / "appendix").mkdir(exist_ok=True)
+    return course.chapter(f"appendix/{name}", *cells, file=name)
+
+
+@pytest.fixture
+def three(two):
+    appendix(two, "f_cache", text("# Appendix F · Caching"), CACHE)
+    appendix(two, "g_again", text("# Appendix G · Again"), AGAIN)
+    return two
+
+
+def test_appendices_have_a_module_that_imports_the_chapters(three):
+    before = three.render()
+    module = three.render(module=export.APPENDICES)
+    assert before == EXPECTED  # the chapters' module does not change
+    assert "Everything that the appendices define" in module
+    assert "from shared.previous_chapters import LIMIT, count\n" in module
+    assert "from shared.appendices" not in module
+    assert module.index("def cached") < module.index("def again")
+    assert '# f_cache.ipynb, "Appendix F · Caching"' in module
+
+
+def test_both_modules_are_written_and_compared(three, capsys):
+    assert main(["--root", str(three.root)]) == 0
+    assert (three.root / "shared" / "appendices.py").is_file()
+    assert main(["--root", str(three.root), "--check"]) == 0
+    appendix(three, "g_again", AGAIN.replace("+ LIMIT", "- LIMIT"))
+    capsys.readouterr()
+    assert main(["--root", str(three.root), "--check"]) == 1
+    assert "g_again.ipynb, cell 1: again differs" in capsys.readouterr().err
+
+
+def test_without_appendices_there_is_no_module_of_theirs(two):
+    assert drift(two.root, module=export.APPENDICES) == []
+    appendix(two, "a_primer", text("# A"), "1")
+    assert drift(two.root, module=export.APPENDICES) == []
+
+
+@pytest.mark.parametrize(
+    "source, reason",
+    [
+        ("from shared.previous_chapters import again", "it stands in shared.appendices, from"),
+        ("from shared.appendices import count", "it stands in shared.previous_chapters, from"),
+        ("from shared.appendices import later", "h_more.ipynb does, and comes no earlier"),
+        ("def cached():\n    return 1", "'cached' is exported twice, first in f_cache.ipynb"),
+        ("def count():\n    return 1", "'count' is exported twice, first in ch02"),
+    ],
+)
+def test_appendices_import_from_the_right_module(three, source, reason):
+    appendix(three, "h_more", f"#| export\n{source}", "#| export\ndef later():\n    return 1")
+    assert reason in three.refused()
+
+
+def test_a_chapter_imports_from_no_appendix(three):
+    three.chapter("ch04_late", "#| export\nfrom shared.appendices import cached")
+    assert "f_cache.ipynb does, and comes no earlier" in three.refused()
+
+
 def test_exporting_needs_neither_torch_nor_jupyter():
     code = (
         "import shared.export, sys\n"

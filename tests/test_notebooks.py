@@ -13,7 +13,15 @@ import nbformat
 import pytest
 
 from shared.artifacts import ROOT
-from shared.export import chapter_notebooks, collect, drift, read_chapter
+from shared.export import (
+    APPENDICES,
+    MODULE,
+    appendix_notebooks,
+    chapter_notebooks,
+    collect,
+    drift,
+    read_chapter,
+)
 from shared.notebooks import all_notebooks, tidy
 
 LONGEST = 30  # non-blank lines of a code cell; most are far shorter
@@ -165,30 +173,41 @@ def test_it_has_the_parts_of_a_chapter(path):
         assert re.search(rf"^#+ .*{heading}", prose, re.M | re.I), f"{path.name}: {heading}"
 
 
+def exporting():
+    """Every notebook that exports, with its names, in the course's order."""
+    return [read_chapter(path)[0] for path in [*CHAPTERS, *appendix_notebooks()]]
+
+
+def place_of(path) -> int:
+    """How far in the course a notebook stands; a chapter's exercises stand with their chapter."""
+    number = re.match(r"ch(\d\d)_", path.name)
+    return int(number[1]) if number else 100 + ord(path.name[0])
+
+
 @every
 def test_it_imports_only_from_earlier_chapters(path):
-    number = re.match(r"ch(\d\d)_", path.parent.name)
-    own_chapter = bool(number) and path in CHAPTERS
-    offered = set()
-    for chapter in CHAPTERS:
-        if not own_chapter or int(chapter.name[2:4]) < int(number[1]):
-            offered |= set(read_chapter(chapter)[0].names)
+    offered = {
+        (chapter.module, name)
+        for chapter in exporting()
+        if chapter.number < place_of(path)
+        for name in chapter.names
+    }
     for cell, body in statements(read(path)):
         for node in body:
-            if isinstance(node, ast.ImportFrom) and node.module == "shared.previous_chapters":
+            if isinstance(node, ast.ImportFrom) and node.module in (MODULE, APPENDICES):
                 for alias in node.names:
                     place = f"{path.name}, cell {cell}"
-                    assert alias.name in offered, (
-                        f"{place}: no earlier chapter exports {alias.name}"
+                    assert (node.module, alias.name) in offered, (
+                        f"{place}: nothing earlier exports {alias.name} to {node.module}"
                     )
 
 
 @every
 def test_it_defines_nothing_that_another_chapter_exports(path):
     exported = {}
-    for chapter in CHAPTERS:
-        if chapter != path:
-            exported |= dict.fromkeys(read_chapter(chapter)[0].names, chapter.name)
+    for chapter in exporting():
+        if chapter.notebook != path:
+            exported |= dict.fromkeys(chapter.names, chapter.notebook.name)
     for number, body in statements(read(path)):
         for node in body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in exported:
@@ -198,7 +217,8 @@ def test_it_defines_nothing_that_another_chapter_exports(path):
 
 
 def test_the_generated_module_is_current():
-    assert not drift(), "run `make export`:\n" + "\n".join(drift())
+    changes = drift() + drift(module=APPENDICES)
+    assert not changes, "run `make export`:\n" + "\n".join(changes)
 
 
 def test_every_public_definition_is_documented_and_typed():
