@@ -1,4 +1,7 @@
-"""Make `chNN_exercises.ipynb` from the solved notebooks in appendix/c_exercise_solutions.
+"""Make the notebooks of exercises from the solved ones in appendix/c_exercise_solutions.
+
+From `chNN_solutions.ipynb` comes `chNN_exercises.ipynb` beside the chapter; from
+`app_d_solutions.ipynb`, `d_exercises.ipynb` beside appendix D.
 
     python -m shared.exercises            write what is not current
     python -m shared.exercises --check    compare only; exit with 1 and say what differs
@@ -37,20 +40,31 @@ class BuildError(ValueError):
 
 
 def solved_notebooks(root: Path = ROOT) -> list[Path]:
-    """The sources, in the chapters' order."""
-    return sorted((root / SOURCES.relative_to(ROOT)).glob("ch[0-9][0-9]_solutions.ipynb"))
+    """The sources, in the course's order: chapters, then appendices."""
+    folder = root / SOURCES.relative_to(ROOT)
+    chapters = sorted(folder.glob("ch[0-9][0-9]_solutions.ipynb"))
+    return chapters + sorted(folder.glob("app_[a-z]_solutions.ipynb"))
+
+
+def chapter_of(source: Path) -> str:
+    """What the exercises' numbers begin with: "3" for ch03_solutions, "D" for app_d_solutions."""
+    part = source.stem.removesuffix("_solutions")
+    return str(int(part[2:])) if part.startswith("ch") else part[-1].upper()
 
 
 def blank_path(source: Path, root: Path = ROOT) -> Path:
-    """Where the exercises of a solved notebook belong: beside their chapter.
+    """Where the exercises of a solved notebook belong: beside their chapter or appendix.
 
     Raises:
         BuildError: there is no such chapter.
     """
-    folders = sorted(path for path in root.glob(f"{source.name[:4]}_*") if path.is_dir())
+    part = source.stem.removesuffix("_solutions")
+    name = part if part.startswith("ch") else part[-1]
+    where = root if part.startswith("ch") else root / "appendix"
+    folders = sorted(path for path in where.glob(f"{name}_*") if path.is_dir())
     if not folders:
-        raise BuildError(f"{source.name}: there is no folder {source.name[:4]}_…")
-    return folders[0] / f"{source.name[:4]}_exercises.ipynb"
+        raise BuildError(f"{source.name}: there is no folder {name}_…")
+    return folders[0] / f"{name}_exercises.ipynb"
 
 
 def without_answers(text: str, where: str) -> str:

@@ -75,8 +75,7 @@ def wrong(text: str, why: str) -> Choice:
 
 def questions_of(number: str) -> dict[str, Question]:
     """The questions of the chapter that `number` belongs to, by number."""
-    found = [thing for thing in module_of(number).QUESTIONS]
-    return {q.number: q for q in found}
+    return {asked.number: asked for asked in getattr(module_of(number), "QUESTIONS", ())}
 
 
 def ask(number: str, answer: str | None = None) -> None:
