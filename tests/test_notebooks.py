@@ -178,10 +178,17 @@ def exporting():
     return [read_chapter(path)[0] for path in [*CHAPTERS, *appendix_notebooks()]]
 
 
-def place_of(path) -> int:
-    """How far in the course a notebook stands; a chapter's exercises stand with their chapter."""
-    number = re.match(r"ch(\d\d)_", path.name)
-    return int(number[1]) if number else 100 + ord(path.name[0])
+def place_of(path) -> float:
+    """How far in the course a notebook stands.
+
+    A chapter's exercises may use the chapters before it, since a student's copy has no more; an
+    appendix's exercises may use their appendix.
+    """
+    name = path.stem
+    if number := re.match(r"ch(\d\d)_", name):
+        return int(number[1])
+    letter = name.removeprefix("app_")[0]
+    return 100 + ord(letter) + 0.5 * name.endswith(("_exercises", "_solutions"))
 
 
 @every
