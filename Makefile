@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 	--nbval-sanitize-with=tests/nbval_sanitize.cfg
 
-.PHONY: help lab test course notebooks export bench chat
+.PHONY: help lab test course notebooks export bench chat mutants
 .DEFAULT_GOAL := help
 
 help: ## what each command does
@@ -41,8 +41,10 @@ test: .venv/tests ## every unit test, then every notebook, with the network cut
 	@echo "2 of 3: every notebook, from top to bottom, its outputs compared"
 	@tests/offline.sh $(RUN) -m pytest -q $(NBVAL) \
 		$$($(RUN) -c 'from shared.notebooks import all_notebooks; print(*all_notebooks())')
-	@echo "3 of 3: is shared/previous_chapters.py what the notebooks export?"
+	@echo "3 of 3: are the modules what the notebooks export, and the exercises what their solutions say?"
 	@$(RUN) -m shared.export --check
+	@$(RUN) -m shared.exercises --check
+	@$(RUN) -m tests.mutants
 
 chat: .venv/course ## talk to the assistant of chapter 7 in this terminal (made first, if missing)
 	@$(RUN) ch07_instruction_finetune/chat.py
@@ -53,8 +55,12 @@ course: .venv/course ## run all chapters in order without changing them; show wh
 notebooks: .venv/course ## run the notebooks that changed and save their outputs (FORCE=1: all)
 	@$(RUN) -m shared.notebooks run all
 
-export: .venv/course ## write shared/previous_chapters.py from the notebooks' exported cells
+export: .venv/course ## write the modules from the notebooks' exported cells, and the exercises
 	@$(RUN) -m shared.export
+	@$(RUN) -m shared.exercises
+
+mutants: .venv/tests ## wrong and right answers to the exercises, and what their checks say
+	@$(RUN) -m tests.mutants
 
 bench: .venv/tests ## measure what the course promises and write tests/benchmarks/results.md
 	@$(RUN) -m tests.benchmarks
