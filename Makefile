@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 	--nbval-sanitize-with=tests/nbval_sanitize.cfg
 
-.PHONY: help lab test course notebooks export bench chat mutants
+.PHONY: help lab test course notebooks export bench chat mutants release grade nbgrader
 .DEFAULT_GOAL := help
 
 help: ## what each command does
@@ -24,10 +24,16 @@ help: ## what each command does
 	@$(RUN) -m pip install --disable-pip-version-check --quiet --progress-bar on -r requirements.txt
 	@touch $@
 
-.venv/tests: .venv/course tests/requirements.txt
+.venv/tests: .venv/course tests/requirements.txt shared/classroom/requirements.txt
 	@echo "Adding to .venv what only the tests need."
 	@$(RUN) -m pip install --disable-pip-version-check --quiet --progress-bar on \
 		-r requirements.txt -r tests/requirements.txt
+	@touch $@
+
+.venv/classroom: .venv/course shared/classroom/requirements.txt
+	@echo "Adding to .venv what only teachers need."
+	@$(RUN) -m pip install --disable-pip-version-check --quiet --progress-bar on \
+		-r requirements.txt -r shared/classroom/requirements.txt
 	@touch $@
 
 lab: .venv/course ## set up .venv if needed and open JupyterLab on the course
@@ -64,3 +70,15 @@ mutants: .venv/tests ## wrong and right answers to the exercises, and what their
 
 bench: .venv/tests ## measure what the course promises and write tests/benchmarks/results.md
 	@$(RUN) -m tests.benchmarks
+
+release: .venv/course ## for teachers: the students' copy of a chapter (CH=3)
+	@test -n "$(CH)" || { echo "Which chapter? make release CH=3"; exit 1; }
+	@$(RUN) -m shared.classroom release $(CH)
+
+grade: .venv/course ## for teachers: grade what was handed in (CH=3 CLASS=folder)
+	@test -n "$(CH)" -a -n "$(CLASS)" || { echo "make grade CH=3 CLASS=folder"; exit 1; }
+	@$(RUN) -m shared.classroom grade $(CH) "$(CLASS)"
+
+nbgrader: .venv/classroom ## for teachers: a chapter as nbgrader wants it (CH=3 CLASS=folder)
+	@test -n "$(CH)" -a -n "$(CLASS)" || { echo "make nbgrader CH=3 CLASS=folder"; exit 1; }
+	@$(RUN) -m shared.classroom nbgrader $(CH) --to "$(CLASS)"

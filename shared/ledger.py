@@ -221,9 +221,12 @@ class Ledger:
         for run, left, up in zip(shown["run"], across, down, strict=True):
             ax.annotate(str(run), (left, up), xytext=(5, 4), textcoords="offset points", fontsize=8)
         left_out = len(frame) - len(shown)
-        title = f"{len(shown)} runs" + (f", {left_out} without both left out" if left_out else "")
+        title = f"{len(shown)} run{'' if len(shown) == 1 else 's'}"
+        title += f", {left_out} without both left out" if left_out else ""
         ax.set(xlabel=x, ylabel=y, title=title)
         ax.margins(0.1)
+        if x == "run":
+            ax.xaxis.get_major_locator().set_params(integer=True)
         return ax
 
     def compare(self, runs: Iterable[int]) -> pd.DataFrame:

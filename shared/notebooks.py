@@ -385,7 +385,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", choices=("run", "tidy", "course"))
     parser.add_argument("notebooks", nargs="*", help="paths, or all")
     parser.add_argument("--force", action="store_true", help="run even if nothing changed")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     paths = [Path(name).resolve() for name in options.notebooks if name != "all"]
     if "all" in options.notebooks:
         paths = all_notebooks()

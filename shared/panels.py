@@ -70,7 +70,7 @@ def panel(
     output = widgets.Output()
 
     def draw() -> None:
-        values = {name: widget.value for name, widget in made.items()}
+        values = {name: _value(widget) for name, widget in made.items()}
         started = time.perf_counter()
         results = function(**values)
         seconds = time.perf_counter() - started
@@ -107,6 +107,12 @@ def _dress(widget: widgets.Widget, name: str) -> None:
     widget.layout.width = WIDTH
     if hasattr(widget, "continuous_update"):
         widget.continuous_update = False
+
+
+def _value(widget: widgets.Widget) -> Any:
+    """What a control says; a slider's 0.30000000000000004 is 0.3, from whichever side it came."""
+    value = widget.value
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def _button(description: str, style: str = "") -> widgets.Button:
@@ -176,8 +182,8 @@ def _control(name: str, control: Any) -> widgets.Widget:
 class _Runs:
     """What stands under a panel: the reader's runs as a table, a plot, a comparison, a CSV.
 
-    All of it is text inside widgets, which are not saved: a notebook's saved outputs are the same
-    whether its reader has kept runs or not.
+    All of it is text inside widgets, which are not saved, not even the plot: a notebook's saved
+    outputs are the same whether its reader has kept runs or not.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -189,7 +195,7 @@ class _Runs:
         self.table, self.picture, self.differences = (widgets.HTML() for _ in range(3))
         self.x, self.y = widgets.Dropdown(), widgets.Dropdown()
         self.chosen = widgets.SelectMultiple(rows=6)
-        for widget, name in ((self.x, "x"), (self.y, "y"), (self.chosen, "compare")):
+        for widget, name in ((self.x, "x"), (self.y, "y"), (self.chosen, "runs")):
             _dress(widget, name)
         self.csv_button, self.forget_button = _button("Export as CSV"), _button("Forget …")
         self.yes_button, self.no_button = _button("Yes, forget", "danger"), _button("No, keep")
@@ -251,7 +257,11 @@ class _Runs:
 
     def refresh(self) -> None:
         """Show the ledger as it is in its file now."""
-        runs = self.ledger.runs()
+        try:
+            runs = self.ledger.runs()
+        except OSError as error:  # no reason to stop a notebook
+            self.fold.titles = (f"Your runs cannot be read: {error}",)
+            return
         self.fold.titles = (f"Your runs ({len(runs)})",)
         if self.fold.selected_index is None:
             return  # nobody looks
@@ -313,7 +323,7 @@ class _Runs:
             return
         frame = self.ledger.compare(chosen).map(short)
         alike = "These runs are alike in everything."
-        self.differences.value = _as_html(frame) if len(frame) else alike
+        self.differences.value = _as_html(frame, index=True) if len(frame) else alike
 
     # Taking out
 
@@ -348,11 +358,11 @@ class _Runs:
         """Forget the runs that were asked about, whatever is chosen by now."""
         known = [run.run for run in self.ledger.runs()]  # another notebook may have been faster
         try:
-            count = self.ledger.forget([number for number in self.condemned if number in known])
-        except OSError as error:
+            gone = self.ledger.forget([number for number in self.condemned if number in known])
+        except (OSError, ValueError) as error:
             return self.answered(f"Nothing was forgotten: {error}")
         self.refresh()
-        self.answered(f"Forgotten: {count} run{'' if count == 1 else 's'}.")
+        self.answered(f"Forgotten: {gone} run{'' if gone == 1 else 's'}.")
 
 
 def _choose(dropdown: widgets.Dropdown, columns: list[str], first: list[str]) -> None:
@@ -385,13 +395,14 @@ def _texts(runs: Sequence[Run]) -> pd.DataFrame:
         cells = {**run.parameters, **run.results, "seconds": run.seconds}
         rows.append({name: short(value) for name, value in cells.items()})
         rows[-1]["date"] = here.strftime("%Y-%m-%d %H:%M")
-    index = pd.Index([run.run for run in runs], name="run")
-    return pd.DataFrame(rows, index=index, columns=columns_of(runs)).fillna("")
+    frame = pd.DataFrame(rows, columns=columns_of(runs)).fillna("")
+    frame.insert(0, "run", [run.run for run in runs])
+    return frame
 
 
-def _as_html(texts: pd.DataFrame) -> str:
+def _as_html(texts: pd.DataFrame, index: bool = False) -> str:
     """The table in the page's own style; what is text stays text."""
-    return f'<div class="jp-RenderedHTMLCommon">{texts.to_html(border=0)}</div>'
+    return f'<div class="jp-RenderedHTMLCommon">{texts.to_html(border=0, index=index)}</div>'
 
 
 def _place(path: Path) -> str:

@@ -253,6 +253,6 @@ def test_a_question_answers_a_click_and_a_letter(capsys):
 def test_a_region_without_an_end_is_refused():
     assert build.without_answers(
         "x = 1\n    ### BEGIN SOLUTION\n    y = 2\n    ### END SOLUTION", ""
-    ) == ("x = 1\n    ...  # your answer")
+    ) == ("x = 1\n    pass  # your answer")
     with pytest.raises(build.BuildError, match="cell 3.*no other end"):
         build.without_answers("### BEGIN SOLUTION\nx = 1", "cell 3")

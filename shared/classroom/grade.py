@@ -104,13 +104,24 @@ def _run_through(steps: list[Step], kernel: Kernel, run: _Run) -> bool:
                 _judge(step, kernel.judge(step.source, seconds), run)
             elif not _go_on_after(place, step, kernel.run(step.source, seconds), run):
                 return False
+            if not step.is_check and kernel.is_full():
+                why = f"it keeps nearly all memory ({run.limits.memory / 2**30:.3g} GB)"
+                return _lost(place, step, why, run)
         except TooLong:
             _stopped(place, step, f"it ran for more than {seconds:.0f} s and was interrupted", run)
+            if kernel.is_full():
+                run.passed_over.add(place)
+                return False
         except Gone as gone:
-            run.passed_over.add(place)
-            _stopped(place, step, str(gone), run)
-            return False
+            return _lost(place, step, str(gone), run)
     return True
+
+
+def _lost(place: int, step: Step, why: str, run: _Run) -> bool:
+    """Pass a cell over from now on; False, for a fresh kernel is needed."""
+    run.passed_over.add(place)
+    _stopped(place, step, why, run)
+    return False
 
 
 def _go_on_after(place: int, step: Step, said: tuple[str, str], run: _Run) -> bool:
@@ -118,9 +129,7 @@ def _go_on_after(place: int, step: Step, said: tuple[str, str], run: _Run) -> bo
     kind, text = said
     if kind == "MemoryError" or "not enough memory" in text or "Cannot allocate memory" in text:
         limit = f"{run.limits.memory / 2**30:.3g} GB"
-        _stopped(place, step, f"it wanted more memory than there is ({limit})", run)
-        run.passed_over.add(place)
-        return False
+        return _lost(place, step, f"it wanted more memory than there is ({limit})", run)
     if kind:
         run.errors[place] = step.number, f"{_name(step)} raised {kind}: {text}".rstrip(": ")
     return True

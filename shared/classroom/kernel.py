@@ -153,6 +153,11 @@ class Kernel:
             raise Gone("your notebook interfered with the kernel, and no check could be made")
         return said
 
+    def is_full(self) -> bool:
+        """Whether what the notebook keeps leaves too little memory for what follows."""
+        sizes = [_bytes(member, "status", "VmSize:") for member in family(self.process.pid)]
+        return max(sizes) > 0.8 * self.limits.memory
+
     def _ask(self, kind: str, content: dict, seconds: float) -> dict:
         sent = self.session.send(self.shell, kind, content)
         reply = self._reply(sent, seconds)

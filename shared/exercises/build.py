@@ -25,7 +25,7 @@ from nbformat import NotebookNode
 from shared.artifacts import ROOT
 
 SOURCES = ROOT / "appendix" / "c_exercise_solutions"
-STUB = "...  # your answer"
+STUB = "pass  # your answer"
 SOLUTION = re.compile(
     r"^([ \t]*)### BEGIN SOLUTION[^\n]*\n.*?^[ \t]*### END SOLUTION[^\n]*$", re.M | re.S
 )

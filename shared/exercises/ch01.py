@@ -34,6 +34,16 @@ def product(parts: list[tuple[str, str, Fraction]]) -> Fraction:
     return whole
 
 
+def note_on(words: list[str]) -> str:
+    """What may have gone wrong with the spelling of a text that does not give what it should."""
+    for word in words:
+        if word != word.lower():
+            return f" ({word!r} and {word.lower()!r} are two different words here.)"
+        if len(word) > 1 and word[-1] in ".,;:!?":
+            return f" ({word!r} and {word[:-1]!r} are two different words: put a space between.)"
+    return ""
+
+
 def told(parts: list[tuple[str, str, Fraction]]) -> str:
     return " · ".join(f"{b} after {a} {part}" for a, b, part in parts)
 
@@ -55,7 +65,11 @@ def teach_by_text(dice, answer):
     found = follow(words, "the")
     if found != AFTER_THE:
         named = ", ".join(f"{word} {part}" for word, part in found.items()) or "nothing"
-        expect(False, f"after 'the' your text gives: {named}. Wanted: cat 1/2, dog 1/4, hen 1/4.")
+        expect(
+            False,
+            f"after 'the' your text gives: {named}. Wanted: cat 1/2, dog 1/4, hen 1/4."
+            + note_on(words),
+        )
     expect(
         f" {POSSIBLE} " not in f" {' '.join(words)} ",
         f"'{POSSIBLE}' stands in your text word for word; the model shall make it up itself.",

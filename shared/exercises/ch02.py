@@ -278,7 +278,9 @@ def _follow(answer, pieces: list[bytes], note: str) -> None:
                 _compare_so_far("".join(received), b"".join(pieces[:number]), shown)
             yield piece
 
-    for text in answer(source()):
+    given = answer(source())
+    expect(given is not None, "your function gives nothing; give the text out with `yield`.")
+    for text in given:
         expect(isinstance(text, str), f"you give out a {type(text).__name__}, expected str.")
         received.append(text)
     got = "".join(received)
@@ -308,8 +310,18 @@ def cut_windows(dice, answer):
     first = 100 + int(torch.randint(50, (1,), generator=dice))
     for num_ids, length in ((13, 4), (14, 4), (16, 4), (9, 8), (10, 1), (31, 5)):
         ids = list(range(first, first + num_ids))
-        windows = [[_plain_row(row) for row in pair] for pair in answer(list(ids), length)]
         case = f"{num_ids} ids, context length {length}"
+        windows = []
+        for pair in answer(list(ids), length):
+            is_pair = hasattr(pair, "__len__") and len(pair) == 2
+            rows = [_plain_row(row) if hasattr(row, "__len__") else row for row in pair]
+            expect(
+                is_pair and all(isinstance(row, list) for row in rows),
+                f"{case}: one of your windows is {_cut_short(str(pair))}; expected a pair of rows, "
+                "the inputs and the targets.",
+            )
+            windows.append(rows)
+        expect(windows, f"{case}: you return no window at all.")
         for inputs, targets in windows:
             expect(
                 len(inputs) == len(targets) == length,

@@ -748,8 +748,9 @@ QUESTIONS = [
         ),
         right(
             "Next to nothing changes.",
-            "Both means grow by the same factor, the root of the squares as well, and it drops "
-            "out of the quotient. With clipping, or with plain descent, it would matter.",
+            "The mean of the slopes grows by a thousand, the root of the mean square by a "
+            "thousand, too, and the factor drops out of the quotient. With clipping, or with "
+            "plain descent, it would matter.",
         ),
         wrong(
             "It learns a thousand times as slowly.",

@@ -23,7 +23,7 @@ def number(given: Any, what: str) -> float:
     try:
         value = float(given)
     except (TypeError, ValueError):
-        raise Wrong(f"{what}: a {type(given).__name__}, expected one number.") from None
+        raise Wrong(f"{what}: of type {type(given).__name__}, expected one number.") from None
     expect(not isinstance(given, str), f"{what}: a text, expected one number.")
     expect(math.isfinite(value), f"{what}: {value}, expected a finite number.")
     return value
@@ -34,7 +34,7 @@ def numbers(given: Any, count: int, what: str) -> list[float]:
     try:
         items = list(given)
     except TypeError:
-        raise Wrong(f"{what}: a {type(given).__name__}, expected {count} numbers.") from None
+        raise Wrong(f"{what}: of type {type(given).__name__}, expected {count} numbers.") from None
     expect(len(items) == count, f"{what}: {len(items)} things, expected {count} numbers.")
     return [number(item, f"{what}, number {i + 1} of {count}") for i, item in enumerate(items)]
 
@@ -177,6 +177,9 @@ def _f1(said: Sequence[int], true: Sequence[int], count: int) -> tuple[float, li
             sum(f * b for f, b in zip(each, real, strict=True)) / len(pairs),
             "You weighted each class by how frequent it is. Here, all classes weigh the same.",
         ),
+        (sum(each), "That is the sum over the classes; divide it by how many there are."),
+        (round(sum(each) / count, 3), "Right, but rounded: return it as it is."),
+        (round(sum(each) / count, 2), "Right, but rounded: return it as it is."),
         (recall, "That is the mean recall. F1 asks about precision as well."),
         (precision, "That is the mean precision. F1 asks about recall as well."),
     ]
@@ -231,7 +234,8 @@ def threshold_for(dice, answer):
         )
         expect(
             value > min(good) - 1e-4,
-            f"{name}: {value:g} is none of the scores; the lowest that does is {min(good):g}.",
+            f"{name}: {value:g} is none of the scores; the lowest that keeps the promise is "
+            f"{min(good):g}.",
         )
     return "The promise is kept, and as much spam as can be is found."
 
@@ -273,6 +277,11 @@ def leaks(dice, answer):
     for least in (0.5, 0.95):
         given = answer(list(TRAIN), [text for text, _ in tests], least)
         try:
+            given = list(given)
+            expect(
+                not any(isinstance(i, bool) for i in given),
+                "you return True or False for texts; return the places in `test`, such as [0, 3].",
+            )
             found = sorted(int(i) for i in given)
         except (TypeError, ValueError):
             raise Wrong("return the places in `test`, such as [0, 3].") from None

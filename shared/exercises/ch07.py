@@ -40,7 +40,7 @@ def whole(given: Any, what: str) -> list[int]:
     try:
         return [int(x) for x in given]
     except (TypeError, ValueError):
-        raise Wrong(f"{what}: a {type(given).__name__}, expected whole numbers.") from None
+        raise Wrong(f"{what}: of type {type(given).__name__}, expected whole numbers.") from None
 
 
 @exercise("7.1", "Predict: who is asked?")
@@ -153,7 +153,7 @@ def _explain_row(row: list[int], wanted: list[int], talk: Sequence[dict]) -> Non
 def _compare_talk(given: Any, talk: Sequence[dict], what: str) -> None:
     expect(
         isinstance(given, list | tuple),
-        f"{what}: a {type(given).__name__}, expected a list of messages.",
+        f"{what}: of type {type(given).__name__}, expected a list of messages.",
     )
     expect(len(given) == len(talk), f"{what}: {len(given)} messages came out, {len(talk)} went in.")
     for place, (one, other) in enumerate(zip(given, talk, strict=True)):
@@ -243,10 +243,14 @@ def packing(dice, answer):
         tuple(mask.shape) == (total, total),
         f"your mask has the shape {tuple(mask.shape)}, expected {total, total}.",
     )
+    expect(
+        set(mask.flatten().tolist()) <= {0, 1},
+        "your mask should hold True (may look) and False, and it holds other numbers.",
+    )
     expect_same(ids, [i for row in rows for i in row], "the ids")
     row_of = [r for r, n in enumerate(lengths) for _ in range(n)]
     expect_same(positions, [p for n in lengths for p in range(n)], "the positions")
-    sees = mask.bool() if mask.dtype != torch.bool else mask
+    sees = mask.bool()
     for i in range(total):
         for j in range(total):
             here, there = f"place {i} (row {row_of[i]})", f"place {j} (row {row_of[j]})"
@@ -312,7 +316,9 @@ def _one_stream(answer, pieces: Sequence[str], stops: Sequence[str]) -> None:
     source, shown = _Source(pieces), ""
     about = f"pieces {pieces}, stop words {stops}"
     given = answer(source, list(stops))
-    expect(hasattr(given, "__iter__"), f"a {type(given).__name__}, expected text piece by piece.")
+    expect(
+        hasattr(given, "__iter__"), f"of type {type(given).__name__}, expected text piece by piece."
+    )
     expect(not isinstance(given, str), "a text; give it piece by piece, with `yield`.")
     whole_text = "".join(pieces)
     found = [p for p in (whole_text.find(s) for s in stops) if p >= 0]
@@ -325,7 +331,10 @@ def _one_stream(answer, pieces: Sequence[str], stops: Sequence[str]) -> None:
             text = next(steps)
         except StopIteration:
             break
-        expect(isinstance(text, str), f"{about}: you yield a {type(text).__name__}, not a text.")
+        expect(
+            isinstance(text, str),
+            f"{about}: you yield something of type {type(text).__name__}, not a text.",
+        )
         # Whatever was ready before this piece was taken should have been shown by then.
         if source.taken > before:
             read = "".join(pieces[: source.taken - 1])
@@ -544,7 +553,10 @@ def families(dice, answer):
             )
             real = chance * count < 0.05
             if real:
-                expect(family in found, f"{told}; times {count} families that is below 5 %. Real.")
+                expect(
+                    family in found,
+                    f"{told}; times {count}, the number of families, that is below 5 %. Real.",
+                )
             else:
                 expect(
                     family not in found,

@@ -51,7 +51,7 @@ def text_too_long():
     return "the cat saw . the dog saw the hen . the cat " + ". " * 8
 
 
-@mutant("1.1", "the stops stuck to the words", says="after 'the' your text gives: cat 1/4")
+@mutant("1.1", "the stops stuck to the words", says="put a space between")
 def text_stuck_stops():
     return "the cat saw. the dog saw the hen. the cat. "
 
@@ -59,3 +59,8 @@ def text_stuck_stops():
 @mutant("1.1", "a list of words", says="write one text")
 def text_as_list():
     return "the cat saw . the dog saw the hen . the cat".split()
+
+
+@mutant("1.1", "a capital at the beginning", says="'The' and 'the' are two different words")
+def text_with_capital():
+    return "The cat saw . the dog saw the hen . the cat"

@@ -350,6 +350,11 @@ def windows_unshifted():
     return lambda ids, n: [(row, row) for row, _ in _windows(ids, range(0, len(ids) - n, n), n)]
 
 
+@mutant("2.6", "all inputs, then all targets", says="expected a pair of rows")
+def windows_transposed():
+    return lambda ids, n: tuple(zip(*_windows(ids, range(0, len(ids) - n, n), n), strict=True))
+
+
 @mutant("2.6", "targets two places later", says="expected the token after it")
 def windows_shifted_twice():
     return lambda ids, n: _windows(ids, range(0, len(ids) - n - 1, n), n, shift=2)

@@ -109,6 +109,19 @@ def swiglu_by_search():
     return gated(width, lambda gate, up: gate * up / (1 + torch.exp(-gate)))
 
 
+@right("4.2", "by einsum from the weights")
+def swiglu_einsum():
+    class Layer(gated(fair, None)):
+        def forward(self, x):
+            gate, up = (
+                torch.einsum("...d,wd->...w", x, part.weight) for part in (self.gate, self.up)
+            )
+            inside = F.silu(gate) * up
+            return torch.einsum("...w,dw->...d", inside, self.down.weight)
+
+    return Layer
+
+
 @mutant("4.2", "four times as wide", says="comes nearer")
 def swiglu_four():
     return gated(lambda dim: 4 * dim, lambda gate, up: F.silu(gate) * up)
@@ -154,6 +167,27 @@ def bill_by_shapes():
         block = [wide, narrow, narrow, wide, *[(embed_dim, hidden)] * 3, *[(embed_dim,)] * 2]
         shapes = [(vocab_size, embed_dim)] * 2 + [(embed_dim,)] + num_layers * block
         return sum(math.prod(shape) for shape in shapes)
+
+    return bill
+
+
+@right("4.3", "built from layers on the meta device and counted")
+def bill_by_building():
+    def bill(vocab_size, embed_dim, num_layers, num_heads, num_kv_heads, hidden):
+        class Block(nn.Module):
+            def __init__(self):
+                super().__init__()
+                kv_dim = num_kv_heads * (embed_dim // num_heads)
+                self.qkv = nn.Linear(embed_dim, embed_dim + 2 * kv_dim, bias=False)
+                self.out = nn.Linear(embed_dim, embed_dim, bias=False)
+                self.gate_up = nn.Linear(embed_dim, 2 * hidden, bias=False)
+                self.down = nn.Linear(hidden, embed_dim, bias=False)
+                self.norms = nn.ParameterList(torch.ones(embed_dim) for _ in range(2))
+
+        with torch.device("meta"):
+            blocks = nn.ModuleList(Block() for _ in range(num_layers))
+            ends = [torch.empty(vocab_size, embed_dim)] * 2 + [torch.empty(embed_dim)]
+        return sum(p.numel() for p in [*blocks.parameters(), *ends])
 
     return bill
 
@@ -305,7 +339,9 @@ def min_p_zeros():
     return keep
 
 
-@mutant("4.5", "one best chance for the whole batch", says="its own best chance")
+@mutant(
+    "4.5", "one best chance for the whole batch", says="its own best chance|The best of each row"
+)
 def min_p_global():
     def keep(logits, min_p):
         chances = logits.softmax(-1)
@@ -626,6 +662,15 @@ def half_width(d, *_):
 def compare_plain():
     more = {3: 3.18245, 4: 2.77645, 5: 2.57058, 7: 2.36462}
     return comparing(lambda d, *_: more[len(d) - 1] * statistics.stdev(d) / len(d) ** 0.5)
+
+
+@right("4.9", "from sums and sums of squares")
+def compare_sums():
+    def reach(d, *_):
+        n, total, squares = len(d), sum(d), sum(x * x for x in d)
+        return T[n - 1] * ((squares - total**2 / n) / (n * (n - 1))) ** 0.5
+
+    return comparing(reach)
 
 
 @mutant("4.9", "1.96 for everything", says="1.96")
