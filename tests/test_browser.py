@@ -127,7 +127,7 @@ class Notebook:
     def __init__(self, page: sync_api.Page, lab: str, course: Path, path: str) -> None:
         self.page, self.source = page, nbformat.read(course / path, as_version=4)
         self.cells = page.locator(".jp-Notebook .jp-Cell")
-        page.goto(f"{lab}/lab/tree/{path}")
+        page.goto(f"{lab}/lab/tree/{path}?reset")  # without the tabs of the test before
         expect(self.cells).to_have_count(len(self.source.cells))
         page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
 

@@ -15,7 +15,7 @@ from tests.small_course import make_course
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory):
-    return submissions.read_key(2, make_course(tmp_path_factory.mktemp("course")))
+    return submissions.read_key("ch02", make_course(tmp_path_factory.mktemp("course")))
 
 
 def result(student, statuses="right right right", **more):

@@ -28,7 +28,7 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     two = commands.add_parser("nbgrader", help="add a chapter to a course folder of nbgrader's")
     three = commands.add_parser("grade", help="grade FOLDER/submitted/STUDENT/…")
     for command in (one, two, three):
-        command.add_argument("chapter", type=int)
+        command.add_argument("chapter", type=releasing.label_of, help="3, or F for an appendix")
     one.add_argument("--to", type=Path, metavar="FOLDER", help="default: artifacts/release/chNN")
     two.add_argument("--to", type=Path, metavar="FOLDER", required=True)
     three.add_argument("folder", type=Path)
@@ -60,7 +60,7 @@ def grade(options: argparse.Namespace) -> int:
             sys.stdout.flush()
             os._exit(130)  # without waiting for the kernels, which end with this process
     pairs = write_reports(folder, results, key)
-    name = f"ch{key.chapter:02}"
+    name = key.label
     print(f"{folder}: marks_{name}.csv, class_{name}.png, feedback/")
     if pairs:
         print(f"Nearly the same, a place to look (alike_{name}.csv):")
@@ -74,7 +74,7 @@ def grade(options: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     options = options_of(arguments)
-    name = f"ch{options.chapter:02}"
+    name = options.chapter
     try:
         if options.command == "grade":
             return grade(options)

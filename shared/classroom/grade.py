@@ -172,15 +172,15 @@ def _judge(step: Step, said: dict, run: _Run) -> None:
 # One student
 
 
-def result_path(folder: Path, student: str, chapter: int) -> Path:
+def result_path(folder: Path, student: str, label: str) -> Path:
     """Where a student's result is kept."""
-    return folder / "graded" / student / f"ch{chapter:02}.json"
+    return folder / "graded" / student / f"{label}.json"
 
 
-def read_result(folder: Path, student: str, chapter: int) -> dict | None:
+def read_result(folder: Path, student: str, label: str) -> dict | None:
     """A result as it was written, or None."""
     try:
-        return json.loads(result_path(folder, student, chapter).read_text("utf-8"))
+        return json.loads(result_path(folder, student, label).read_text("utf-8"))
     except (OSError, ValueError):
         return None
 
@@ -194,7 +194,7 @@ def grade_student(folder: Path, student: str, key: Key, cage: Cage, again: bool 
     """
     began = time.perf_counter()
     limits = {k: v for k, v in asdict(cage.limits).items()}
-    result: dict = {"student": student, "chapter": key.chapter, "file": None, "handed_in": None}
+    result: dict = {"student": student, "exercises_of": key.label, "file": None, "handed_in": None}
     notebook, reason = None, ""
     try:
         path, word = submissions.find(folder, student, key.name)
@@ -205,7 +205,7 @@ def grade_student(folder: Path, student: str, key: Key, cage: Cage, again: bool 
     except (Unreadable, OSError) as error:
         data, word, reason = b"", "", str(error)
     result["digest"] = digest_of(data, key.digest, json.dumps(limits), str(cage.is_jail), VERSION)
-    old = read_result(folder, student, key.chapter)
+    old = read_result(folder, student, key.label)
     if old and old.get("digest") == result["digest"] and not again:
         return old | {"is_old": True}
     if not reason:
@@ -228,7 +228,7 @@ def grade_student(folder: Path, student: str, key: Key, cage: Cage, again: bool 
         for task in key.tasks
     ]
     result["seconds"] = round(time.perf_counter() - began, 1)
-    with written_whole(result_path(folder, student, key.chapter)) as temporary:
+    with written_whole(result_path(folder, student, key.label)) as temporary:
         text = json.dumps(result, ensure_ascii=False, indent=1)
         temporary.write_text(text, "utf-8", errors="replace")
     return result
@@ -251,12 +251,12 @@ def cage_for(
         refuse_if_seen(root / "appendix", *secrets)
     with tempfile.TemporaryDirectory(prefix="course-") as name:
         course = Path(name)
-        write_course(course, key.chapter, root)
+        write_course(course, key.label, root)
         fonts = course / "matplotlib"
         fonts.mkdir()
         for file in Path(matplotlib.get_cachedir()).glob("fontlist-*.json"):
             shutil.copy(file, fonts)  # looking for fonts anew takes a second in every kernel
-        modules = (f"shared.exercises.ch{key.chapter:02}", "shared.previous_chapters")
+        modules = (f"shared.exercises.{key.label}", "shared.previous_chapters")
         yield Cage(course, limits, modules, is_jail)
 
 

@@ -45,6 +45,10 @@ class Quiet(OutStream):
         Quiet.printed += len(string)
         return len(string)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "write":  # IPython would put a `write` here that keeps a copy of everything
+            super().__setattr__(name, value)
+
 
 class Pristine:
     """What stood in the guarded modules before a student's first cell ran."""
@@ -158,7 +162,7 @@ class JudgedKernel(IPythonKernel):
             for name in [n for n in sys.modules if _is_exercise(n)]:
                 del sys.modules[name]
             sys.modules.update(theirs)
-        return said | {"changed": sorted(set(changed))[:8]}
+        return said | {"changed": sorted(set(changed))[:20]}
 
 
 def _is_exercise(name: str) -> bool:

@@ -1,7 +1,7 @@
 """nbgrader's settings for this course; `python -m shared.classroom nbgrader` puts it in place.
 
 With them, nbgrader's own release has the same blanks as the course's, without the teacher's
-reasoning, and its `autograde` runs each submission in a jail. The chapter is the one named on
+reasoning, and its `autograde` runs each submission in a jail. What is graded is named on
 the command line: `nbgrader autograde ch03`.
 """
 
@@ -29,10 +29,10 @@ c.TagRemovePreprocessor.remove_cell_tags = {"solution"}
 
 # nbgrader calls a program of its own packages by name.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-chapter = next((word for word in sys.argv[1:] if re.fullmatch(r"ch\d\d", word)), None)
-if "autograde" in " ".join(sys.argv) and chapter:
+part = next((word for word in sys.argv[1:] if re.fullmatch(r"ch\d\d|app_[a-z]", word)), None)
+if "autograde" in " ".join(sys.argv) and part:
     os.environ["JUPYTER_PATH"] = f"{here}{os.pathsep}{os.environ.get('JUPYTER_PATH', '')}"
-    c.Execute.kernel_name = f"jailed-{chapter}"
+    c.Execute.kernel_name = f"jailed-{part}"
     c.Execute.timeout = 60
     c.KernelManager.transport = "ipc"
     c.KernelManager.ip = os.path.join(tempfile.mkdtemp(prefix="jail-"), "k")

@@ -27,24 +27,48 @@ from shared.exercises import build
 from shared.export import collect, render
 
 SHORTEST = 24  # characters of a line that gives something away; shorter ones are everywhere
-CHECKS = ("__init__.py", "checking.py", "questions.py")  # of shared/exercises, with chNN.py
+CHECKS = ("__init__.py", "checking.py", "questions.py")  # of shared/exercises, with the part's own
 
 
 class ReleaseError(ValueError):
     """No release can be made; says why."""
 
 
-def source_path(chapter: int, root: Path = ROOT) -> Path:
-    """The solved notebook of a chapter.
+def label_of(named: str) -> str:
+    """How files call a chapter or an appendix that somebody names "3", "ch03" or "F".
+
+    Example:
+        >>> label_of("3"), label_of("F")
+        ('ch03', 'app_f')
+    """
+    named = named.lower().removeprefix("app_").removeprefix("ch")
+    return f"ch{int(named):02}" if named.isdigit() else f"app_{named}"
+
+
+def source_path(label: str, root: Path = ROOT) -> Path:
+    """The solved notebook of a chapter or an appendix.
 
     Raises:
         ReleaseError: there is none; says which there are.
     """
-    known = {int(path.name[2:4]): path for path in build.solved_notebooks(root)}
-    if chapter not in known:
-        numbers = ", ".join(map(str, known)) or "none"
-        raise ReleaseError(f"there are no exercises of chapter {chapter}; there are: {numbers}")
-    return known[chapter]
+    known = {path.stem.removesuffix("_solutions"): path for path in build.solved_notebooks(root)}
+    if label not in known:
+        raise ReleaseError(
+            f"there are no exercises {label!r}; there are: {', '.join(known) or 'none'}"
+        )
+    return known[label]
+
+
+def title_of(label: str) -> str:
+    """As people call it: "Chapter 3", "Appendix F"."""
+    return (
+        f"Chapter {int(label[2:])}" if label.startswith("ch") else f"Appendix {label[-1].upper()}"
+    )
+
+
+def chapters_before(label: str) -> int | None:
+    """The number of the last chapter before a chapter; None for an appendix: all come before it."""
+    return int(label[2:]) - 1 if label.startswith("ch") else None
 
 
 def students_notebook(source: Path) -> NotebookNode:
@@ -96,15 +120,15 @@ def code_of(notebook: NotebookNode) -> str:
     return "\n\n".join(kept)
 
 
-def needed_files(notebook: NotebookNode, chapter: int, root: Path) -> dict[Path, str | None]:
+def needed_files(notebook: NotebookNode, label: str, root: Path) -> dict[Path, str | None]:
     """Paths below the root, with a text where it is not the file's own.
 
     Starts from what the notebook and its checks import, and follows imports to their end.
     """
-    before = render(root, upto=chapter - 1)
+    before = render(root, upto=chapters_before(label))
     kept = {Path("shared/__init__.py"): None, Path("shared/previous_chapters.py"): before}
     kept |= {Path("shared/exercises") / name: None for name in CHECKS}
-    kept[Path(f"shared/exercises/ch{chapter:02}.py")] = None
+    kept[Path(f"shared/exercises/{label}.py")] = None
     texts = [code_of(notebook), before]
     texts += [(root / path).read_text("utf-8") for path, text in kept.items() if text is None]
     while texts:
@@ -129,15 +153,15 @@ def _files_of(module: str, root: Path) -> Iterator[Path]:
                 yield file.relative_to(root)
 
 
-def write_course(folder: Path, chapter: int, root: Path = ROOT) -> None:
+def write_course(folder: Path, label: str, root: Path = ROOT) -> None:
     """Write the part of the course that the exercises of a chapter need.
 
     Raises:
         ReleaseError: there are no such exercises.
         shared.exercises.build.BuildError, shared.export.ExportError: a source cannot be used.
     """
-    notebook = students_notebook(source_path(chapter, root))
-    for path, text in needed_files(notebook, chapter, root).items():
+    notebook = students_notebook(source_path(label, root))
+    for path, text in needed_files(notebook, label, root).items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         if text is None:
@@ -165,7 +189,7 @@ def _toml(values: dict) -> list[str]:
 
 
 README = """\
-# Chapter {chapter}: exercises
+# {title}: exercises
 
 Set up once (Python 3.11 or 3.12), in this folder:
 
@@ -182,7 +206,7 @@ checks as they are. Hand in one file, `{name}`, under that name.
 """
 
 
-def release(chapter: int, folder: Path, root: Path = ROOT) -> Path:
+def release(label: str, folder: Path, root: Path = ROOT) -> Path:
     """Make the students' copy of a chapter in `folder`, in place of what was released there.
 
     Returns:
@@ -192,20 +216,20 @@ def release(chapter: int, folder: Path, root: Path = ROOT) -> Path:
         ReleaseError: no such exercises, something that must not be in it is, or the folder
             holds something else.
     """
-    source = source_path(chapter, root)
+    source = source_path(label, root)
     name = build.blank_path(source, root).name
     if folder.exists():
         if any(folder.iterdir()) and not (folder / name).is_file():
-            raise ReleaseError(f"{folder} is no earlier release of chapter {chapter}: name another")
+            raise ReleaseError(f"{folder} is no earlier release of {label}: name another")
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    write_course(folder, chapter, root)
+    write_course(folder, label, root)
     nbformat.write(students_notebook(source), folder / name)
     shutil.copyfile(root / "requirements.txt", folder / "requirements.txt")
     shutil.copyfile(root / "LICENSE", folder / "LICENSE")
     (folder / "pyproject.toml").write_text(_project(folder, root), "utf-8")
-    (folder / "README.md").write_text(README.format(chapter=chapter, name=name), "utf-8")
-    found = leaks(folder, chapter, root)
+    (folder / "README.md").write_text(README.format(title=title_of(label), name=name), "utf-8")
+    found = leaks(folder, label, root)
     if found:
         shutil.rmtree(folder)
         raise ReleaseError("not released, for it would give away:\n  " + "\n  ".join(found))
@@ -243,51 +267,52 @@ def _squeezed(line: str) -> str:
     return re.sub(r"\s+", "", line.partition("  #")[0])
 
 
-def leaks(folder: Path, chapter: int, root: Path = ROOT) -> list[str]:
+def leaks(folder: Path, label: str, root: Path = ROOT) -> list[str]:
     """What in a release gives something away; empty if nothing does.
 
     Looks for marks and lines of the solutions, for cells of the teacher's, for what this and
     later chapters export, and for files that have no place in it.
     """
     found: list[str] = []
-    secrets = secrets_of(source_path(chapter, root))
+    secrets = secrets_of(source_path(label, root))
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        label = path.relative_to(folder).as_posix()
+        place = path.relative_to(folder).as_posix()
         text = path.read_text("utf-8", "replace")
         if path.suffix == ".ipynb":
             notebook = nbformat.read(path, as_version=4)
             text = "\n".join(cell.source for cell in notebook.cells)
             if any("solution" in cell.metadata.get("tags", []) for cell in notebook.cells):
-                found.append(f"{label}: a cell tagged `solution`")
+                found.append(f"{place}: a cell tagged `solution`")
             if any(cell.get("outputs") for cell in notebook.cells):
-                found.append(f"{label}: outputs")
+                found.append(f"{place}: outputs")
             if build.MARK.search(text):
-                found.append(f"{label}: a mark of a solution or a hidden test")
+                found.append(f"{place}: a mark of a solution or a hidden test")
         squeezed = re.sub(r"\s+", "", text)
         told = Counter(what for line, what in secrets.items() if line in squeezed)
         # A check may need the same formula as an answer in one line; two lines are a copy.
-        few = 1 if label == f"shared/exercises/ch{chapter:02}.py" else 0
-        found += [f"{label}: {what}, {n} lines" for what, n in told.items() if n > few]
-        if re.search(r"solutions|classroom|mutants|^tests|test_", label):
-            found.append(f"{label}: has no place in a release")
-        other = re.match(r"shared/exercises/(?:ch(\d\d)|app_)", label)
-        if other and other[1] != f"{chapter:02}":
-            found.append(f"{label}: checks of another chapter")
-    chapters = {c.number: c for c in collect(root)}
-    later = {name for number, c in chapters.items() if number >= chapter for name in c.names}
+        few = 1 if place == f"shared/exercises/{label}.py" else 0
+        found += [f"{place}: {what}, {n} lines" for what, n in told.items() if n > few]
+        if re.search(r"solutions|classroom|mutants|^tests|test_", place):
+            found.append(f"{place}: has no place in a release")
+        if place.startswith(("shared/exercises/ch0", "shared/exercises/app_")):
+            if path.stem != label:
+                found.append(f"{place}: checks of other exercises")
+    last = chapters_before(label)
+    if last is None:
+        return found
+    later = {name for c in collect(root) if c.number > last for name in c.names}
     module = (folder / "shared" / "previous_chapters.py").read_text("utf-8")
-    found += [
-        f"shared/previous_chapters.py: {node.name}, which chapter {chapter} or a later one teaches"
+    return found + [
+        f"shared/previous_chapters.py: {node.name}, which {label} or a later notebook teaches"
         for node in ast.parse(module).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in later
     ]
-    return found
 
 
 # nbgrader's own layout
 
 
-def nbgrader_course(chapter: int, folder: Path, root: Path = ROOT) -> Path:
+def nbgrader_course(label: str, folder: Path, root: Path = ROOT) -> Path:
     """Add a chapter to a course folder of nbgrader's, which then works there as it is.
 
     Returns:
@@ -296,19 +321,18 @@ def nbgrader_course(chapter: int, folder: Path, root: Path = ROOT) -> Path:
     Raises:
         ReleaseError: there are no such exercises.
     """
-    source = source_path(chapter, root)
-    name = f"ch{chapter:02}"
-    target = folder / "source" / name
+    source = source_path(label, root)
+    target = folder / "source" / label
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target / build.blank_path(source, root).name)
     shutil.copyfile(Path(__file__).with_name("nbgrader_config.py"), folder / "nbgrader_config.py")
-    course = folder.resolve() / "course" / name
+    course = folder.resolve() / "course" / label
     shutil.rmtree(course, ignore_errors=True)
-    write_course(course, chapter, root)
-    kernel = folder / "kernels" / f"jailed-{name}"
+    write_course(course, label, root)
+    kernel = folder / "kernels" / f"jailed-{label}"
     kernel.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "shared.classroom.jail", "{connection_file}", str(course)]
     spec = {"argv": argv, "language": "python", "interrupt_mode": "message"}
-    spec["display_name"] = f"Python in a jail, with the course up to chapter {chapter}"
+    spec["display_name"] = f"Python in a jail, with the course as far as {label} needs it"
     (kernel / "kernel.json").write_text(json.dumps(spec, indent=1), "utf-8")
     return target

@@ -12,6 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from shared.artifacts import written_whole
+from shared.classroom.release import title_of
 from shared.classroom.similarity import Pair, similar
 from shared.classroom.submissions import Key, plan
 from shared.figures import BLUE, GREEN, GREY, ORANGE
@@ -49,7 +50,7 @@ def read_policy(folder: Path, key: Key) -> Policy:
     path = folder / "classroom.toml"
     if not path.is_file():
         return Policy(own)
-    table = f"ch{key.chapter:02}"
+    table = key.label
     try:
         chosen = tomllib.loads(path.read_text("utf-8")).get(table, {})
     except tomllib.TOMLDecodeError as error:
@@ -159,7 +160,7 @@ def feedback(result: dict, key: Key, policy: Policy) -> str:
     late = f", {worth.late_days} days late" if worth.late_days else ""
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in result["notes"])
     return PAGE.format(
-        title=f"Chapter {key.chapter}: feedback",
+        title=f"{title_of(key.label)}: feedback",
         student=html.escape(result["student"]),
         total=_number(worth.total),
         of=_number(worth.of),
@@ -184,7 +185,7 @@ def draw_class(path: Path, results: list[dict], key: Key, policy: Policy) -> Non
         edgecolor="white",
     )
     left.set(xlabel="marks in % of all points", ylabel="students", xlim=(0, 100))
-    left.set_title(f"Chapter {key.chapter}: {len(results)} students", loc="left")
+    left.set_title(f"{title_of(key.label)}: {len(results)} students", loc="left")
     left.yaxis.get_major_locator().set_params(integer=True)
     numbers = [task.number for task in key.tasks]
     start = [0] * len(numbers)
@@ -224,7 +225,7 @@ def write_reports(folder: Path, results: list[dict], key: Key) -> list[Pair]:
         PolicyError: see `read_policy`.
     """
     policy = read_policy(folder, key)
-    name = f"ch{key.chapter:02}"
+    name = key.label
     write_marks(folder / f"marks_{name}.csv", results, key, policy)
     for result in results:
         page = folder / "feedback" / result["student"] / f"{name}.html"

@@ -40,7 +40,7 @@ class Task:
 class Key:
     """What a chapter's submissions are graded by."""
 
-    chapter: int
+    label: str
     name: str  # of the file that students hand in
     tasks: tuple[Task, ...]
     blank: NotebookNode
@@ -65,13 +65,13 @@ def digest_of(*parts: bytes | str) -> str:
     return whole.hexdigest()[:16]
 
 
-def read_key(chapter: int, root: Path = ROOT) -> Key:
+def read_key(label: str, root: Path = ROOT) -> Key:
     """The exercises of a chapter from its solved notebook.
 
     Raises:
         shared.classroom.release.ReleaseError: there is none.
     """
-    path = source_path(chapter, root)
+    path = source_path(label, root)
     solved = nbformat.read(path, as_version=4)
     titles = dict(
         re.findall(r"^## ([\w.]+) · (.+)$", "\n".join(c.source for c in solved.cells), re.M)
@@ -96,11 +96,11 @@ def read_key(chapter: int, root: Path = ROOT) -> Key:
                 )
             )
             answers = []
-    checks = root / "shared" / "exercises" / f"ch{chapter:02}.py"
+    checks = root / "shared" / "exercises" / f"{label}.py"
     parts = [path.read_bytes(), checks.read_bytes() if checks.exists() else b""]
     parts.append((root / "shared" / "exercises" / "checking.py").read_bytes())
     name = build.blank_path(path, root).name
-    return Key(chapter, name, tuple(tasks), students_notebook(path), digest_of(*parts))
+    return Key(label, name, tuple(tasks), students_notebook(path), digest_of(*parts))
 
 
 # Finding
@@ -143,11 +143,13 @@ def find(folder: Path, student: str, name: str) -> tuple[Path, str]:
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         found += [Path(path) / f for f in sorted(files) if f.endswith(".ipynb")]
     found = [path for path in found if not path.is_symlink() and path.is_file()]
-    of_chapter = [path for path in found if path.name.startswith(name[:4])]
+    of_chapter = [path for path in found if path.name.startswith(name.partition("_")[0] + "_")]
     right = [path for path in of_chapter if path.name == name]
     if right:
         return right[0], f"{len(right)} files of this name, {right[0]} graded" * (len(right) > 1)
-    others = of_chapter or [path for path in found if not re.match(r"ch\d\d", path.name)]
+    others = of_chapter or [
+        path for path in found if not re.match(r"(ch\d\d|[a-z])_exercises", path.name)
+    ]
     if len(others) == 1:
         return others[0], f"the file is called {others[0].name}, expected {name}"
     if not others:

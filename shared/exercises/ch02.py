@@ -593,12 +593,12 @@ QUESTIONS = [
         "2.c",
         "It was trained on English stories. Now it reads the letter λ, which no story has. What "
         "does the network get?",
-        wrong("One id that means 'unknown'.", "There is none: that was the virtue of bytes."),
         right(
             "Two ids, one for each byte.",
             "In UTF-8, λ is two bytes, and this pair was never joined. Both rows of the network's "
             "table are as they were at random, if no other such text was read.",
         ),
+        wrong("One id that means 'unknown'.", "There is none: that was the virtue of bytes."),
         wrong("An error.", "A tokenizer of words would have no row for it; one of bytes has."),
     ),
     question(
@@ -624,14 +624,14 @@ QUESTIONS = [
             "Yes: they are equally good.",
             "Equally good, and not the same: what is id 300 here may be id 301 there.",
         ),
+        wrong(
+            "Yes, if the vocabularies are equally large.",
+            "Then nothing crashes, which makes it worse: it would be wrong without a sound.",
+        ),
         right(
             "No: its ids mean other tokens.",
             "From the first tie that they decide differently on, ids name other pieces. The model "
             "would read nonsense, without any error.",
-        ),
-        wrong(
-            "Yes, if the vocabularies are equally large.",
-            "Then nothing crashes, which makes it worse: it would be wrong without a sound.",
         ),
     ),
 ]

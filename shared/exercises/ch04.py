@@ -228,16 +228,15 @@ def swiglu(dice, answer):
 
 
 def built_bill(vocab: int, dim: int, layers: int, heads: int, kv_heads: int, hidden: int) -> int:
-    """What PyTorch counts when such a model is built, on the meta device: no memory."""
-    with torch.device("meta"):
-        kv_dim = dim // heads * kv_heads
-        straight = [(dim, dim), (dim, kv_dim), (dim, kv_dim), (dim, dim)]
-        straight += [(dim, hidden), (dim, hidden), (hidden, dim)]
-        parts = [nn.Embedding(vocab, dim), nn.RMSNorm(dim), nn.Linear(dim, vocab, bias=False)]
-        for _ in range(layers):
-            parts += [nn.Linear(a, b, bias=False) for a, b in straight]
-            parts += [nn.RMSNorm(dim), nn.RMSNorm(dim)]
-        return sum(p.numel() for part in parts for p in part.parameters())
+    """What PyTorch counts when the parts of such a model are built."""
+    kv_dim = dim // heads * kv_heads
+    straight = [(dim, dim), (dim, kv_dim), (dim, kv_dim), (dim, dim)]
+    straight += [(dim, hidden), (dim, hidden), (hidden, dim)]
+    parts = [nn.Embedding(vocab, dim), nn.RMSNorm(dim), nn.Linear(dim, vocab, bias=False)]
+    for _ in range(layers):
+        parts += [nn.Linear(a, b, bias=False) for a, b in straight]
+        parts += [nn.RMSNorm(dim), nn.RMSNorm(dim)]
+    return sum(p.numel() for part in parts for p in part.parameters())
 
 
 @exercise("4.3", "The bill of a newer model")
@@ -276,7 +275,7 @@ def newer_bill(dice, answer):
             f"with ({names}) = {sizes} you count {given:,}, {abs(missing):,} {way}"
             + (f": {why}." if why else f". In units of embed_dim: {abs(missing) / dim:g}."),
         )
-    return "To the last number, for three odd models built on the meta device."
+    return "To the last number, for three odd models that PyTorch built and counted."
 
 
 PREDICTIONS = {
