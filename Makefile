@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 	--nbval-sanitize-with=tests/nbval_sanitize.cfg
 
-.PHONY: help lab test course notebooks export bench chat mutants release grade nbgrader
+.PHONY: help lab test course notebooks export bench chat serve mutants release grade nbgrader
 .DEFAULT_GOAL := help
 
 help: ## what each command does
@@ -54,6 +54,9 @@ test: .venv/tests ## every unit test, then every notebook, with the network cut
 
 chat: .venv/course ## talk to the assistant of chapter 7 in this terminal (made first, if missing)
 	@$(RUN) ch07_instruction_finetune/chat.py
+
+serve: .venv/course ## the assistant behind a chat page and an API on this machine (PORT=8000)
+	@$(RUN) appendix/g_user_interface/serve.py --port $(or $(PORT),8000)
 
 course: .venv/course ## run all chapters in order without changing them; show what the model writes
 	@$(RUN) -m shared.notebooks course

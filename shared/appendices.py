@@ -1142,7 +1142,7 @@ class Service:
 def new_job(
     service: Service, messages: Sequence[Message], deliver: Deliver, **settings: object
 ) -> Job:
-    """The job; settings as `Job`'s, and `stop_words`. Raises ValueError as `fit_messages`, `Job`."""
+    """The job; settings as `Job`'s, and `stop_words`. ValueError as `fit_messages` and `Job`."""
     # g_user_interface.ipynb, "G.5 What if they all come at once?"
     context, tokenizer = service.model.config.context_length, service.tokenizer
     kept = fit_messages(messages, tokenizer, context - ANSWER_ROOM)

@@ -42,11 +42,12 @@ HEADING = re.compile(r"^#{1,6} +(.+?)[ #]*$")
 
 @dataclass(frozen=True)
 class Place:
-    """Where something stands in bold: the notebook, and the heading above."""
+    """Where something stands in bold: the notebook, the heading above, and the cell."""
 
     notebook: Path  # relative to the course's folder
     heading: str
     section: str  # the number of the section that the heading belongs to; "" before the first
+    cell: str  # its id
 
     @property
     def label(self) -> str:
@@ -60,10 +61,11 @@ class Place:
     def link(self, start: Path = PAGE) -> str:
         """The relative link from a notebook in the folder `start`.
 
-        GitHub opens the notebook, JupyterLab also goes to the heading.
+        GitHub opens the notebook; JupyterLab, once it is open, goes to the cell. (It would find
+        a heading, too, but none with a letter outside of ASCII in it.)
         """
         path = Path(os.path.relpath(self.notebook, start)).as_posix()
-        return f"{quote(path)}#{quote(anchor_of(self.heading))}"
+        return f"{quote(path)}#cell-id={quote(self.cell)}"
 
 
 @dataclass
@@ -90,8 +92,8 @@ def sources(root: Path = ROOT) -> list[Path]:
     return sorted(found, key=key)
 
 
-def markdown_cells(path: Path) -> Iterator[str]:
-    """The text of each markdown cell.
+def markdown_cells(path: Path) -> Iterator[tuple[str, str]]:
+    """The id and the text of each markdown cell.
 
     Raises:
         ValueError: the file is no notebook, e.g. half written.
@@ -102,7 +104,7 @@ def markdown_cells(path: Path) -> Iterator[str]:
         raise ValueError(f"{path} is no whole notebook ({error!r}); save it again") from None
     for cell in cells:
         if cell["cell_type"] == "markdown":
-            yield "".join(cell["source"])
+            yield cell.get("id", ""), "".join(cell["source"])
 
 
 def plain(heading: str) -> str:
@@ -111,55 +113,27 @@ def plain(heading: str) -> str:
     return re.sub(r"[`*]", "", shown).strip()
 
 
-def anchor_of(heading: str) -> str:
-    """The anchor that JupyterLab gives a heading.
-
-    Example:
-        >>> anchor_of("3.7 First rung: `SelfAttention`")
-        '3.7-First-rung:-SelfAttention'
-    """
-    return plain(heading).replace(" ", "-")
-
-
-def headings(path: Path) -> list[str]:
-    """Every heading of a notebook, in order, as it is shown."""
-    found = []
-    for text in markdown_cells(path):
-        for line in re.sub(r"```.*?(?:```|\Z)", "", text, flags=re.S).splitlines():
-            if match := HEADING.match(line):
-                found.append(plain(match[1]))
-    return found
-
-
 def key_of(words: str) -> str:
     """The form in which terms are compared: small letters, no code marks, single spaces."""
     return " ".join(words.replace("`", "").split()).casefold()
 
 
 def bold_of(path: Path, root: Path = ROOT) -> Iterator[tuple[str, str, Place]]:
-    """What stands in bold in a notebook: (the words, the line they are in, the place).
-
-    A heading that stands twice in a notebook cannot be linked; then the last one before it that
-    stands once is the place.
-    """
-    every = headings(path)
-    heading, linked, section = "", "", ""
-    for text in markdown_cells(path):
+    """What stands in bold in a notebook: (the words, the line they are in, the place)."""
+    heading, section = "", ""
+    for cell, text in markdown_cells(path):
         hidden = CODE.sub(lambda m: m[0].replace("*", "\0").replace("#", "\1"), text)
         at = 0
         for part in re.split(r"(?m)(^#{1,6} .*$)", hidden):
-            shown = part.replace("\0", "*").replace("\1", "#")
-            if match := HEADING.match(shown):
+            if match := HEADING.match(part.replace("\0", "*").replace("\1", "#")):
                 heading = plain(match[1])
-                if every.count(heading) == 1 or not linked:
-                    linked = heading
                 if number := NUMBER.match(heading):
                     section = number[1]
             elif not CLOSING.fullmatch(heading):
                 for found in BOLD.finditer(part):
                     start = hidden.rfind("\n", 0, at + found.start()) + 1
                     line = hidden[start:].split("\n", 1)[0]
-                    place = Place(path.relative_to(root), linked, section)
+                    place = Place(path.relative_to(root), heading, section, cell)
                     yield found[1].replace("\0", "*"), line, place
             at += len(part)
 
@@ -240,12 +214,13 @@ def collect(root: Path = ROOT, written: Path = ENTRIES) -> Glossary:
     found = entries(written)
     by_key = {key_of(form): entry for entry in found for form in (entry.term, *entry.also)}
     missing: dict[str, Place] = {}
-    for path in sources(root):
+    for path in filter(Path.exists, sources(root)):  # one may be made anew at this moment
         for words, line, place in bold_of(path, root):
             key = key_of(words)
             if key in by_key:
                 places = by_key[key].places
-                if place not in places and not line.lstrip("> ").startswith("|"):
+                known = {(other.notebook, other.label) for other in places}
+                if (path.relative_to(root), place.label) not in known:
                     places.append(place)
             elif key not in not_terms() and not rule_out(words, line):
                 missing.setdefault(key, place)

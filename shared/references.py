@@ -38,8 +38,10 @@ class Reference:
         """The paper as a row of a Markdown table."""
         many = len(self.authors) > SHOWN
         names = f"{self.authors[0]} and others" if many else ", ".join(self.authors)
-        place = ", ".join(filter(None, (self.venue, self.id)))
-        return f"| {names} ({self.year}) | *{self.title}*. {place} | {self.read_for} |"
+        known = self.venue == "arXiv" and self.id  # then the number says it
+        place = self.id if known else ", ".join(filter(None, (self.venue, self.id)))
+        end = "" if self.title.endswith("?") else "."
+        return f"| {names} ({self.year}) | *{self.title}*{end} {place} | {self.read_for} |"
 
 
 def references(path: Path = REFERENCES) -> list[Reference]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from functools import cache, partial
 from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
 import pytest
-from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
 from shared import glossary as g
 from shared.artifacts import ROOT
@@ -71,21 +71,41 @@ def test_the_saved_page_shows_every_paper(shown):
 
 
 def test_every_link_of_the_page_has_its_target(shown):
-    """Headings as nbconvert makes anchors of them, not as our own function does."""
     links = set(re.findall(r"\]\(([^)\s]+)\)", shown))
     assert len(links) > 100
-    anchors: dict[Path, set[str]] = {}
+    cells: dict[Path, set[str]] = {}
     for link in links:
-        path, _, anchor = unquote(link).partition("#")
+        path, _, target = unquote(link).partition("#")
         notebook = (NOTEBOOK.parent / path).resolve()
         assert notebook.is_file(), f"{link}: no such file; {RERUN}"
-        if notebook not in anchors:
-            html = "".join(map(markdown2html_mistune, g.markdown_cells(notebook)))
-            anchors[notebook] = set(map(unquote, re.findall(r'<h\d id="([^"]*)"', html)))
-        wanted = anchor.replace("'", "&#x27;")
-        assert {anchor, wanted} & anchors[notebook], (
-            f"{notebook.name} has no heading {anchor!r}; {RERUN}"
-        )
+        if notebook not in cells:
+            cells[notebook] = {c.id for c in nbformat.read(notebook, as_version=4).cells}
+        if target:
+            kind, _, cell = target.partition("=")
+            assert kind == "cell-id", f"{link}: expected #cell-id=…"
+            assert cell in cells[notebook], f"{notebook.name} has no cell {cell!r}; {RERUN}"
+
+
+def test_a_link_s_cell_holds_the_term_under_the_heading_named(course):
+    """Looked up anew: the cell has the bold words, and the last heading up to it is the one."""
+    read = cache(partial(nbformat.read, as_version=4))
+    for entry in course.entries:
+        forms = {g.key_of(form) for form in (entry.term, *entry.also)}
+        for place in entry.places:
+            heading, number = "", ""
+            for cell in read(ROOT / place.notebook).cells:
+                if cell.cell_type == "markdown":
+                    prose = re.sub(r"```.*?```", "", cell.source, flags=re.S)
+                    above = [g.plain(h) for h in re.findall(r"^#+ (.*)$", prose, re.M)]
+                    heading = above[-1] if above else heading
+                    for one in above:
+                        number = one.split()[0] if re.match(r"[A-Z\d]+\.\d", one) else number
+                if cell.id == place.cell:
+                    break
+            stands = any(f"**{form}**" in g.key_of(cell.source) for form in forms)
+            assert cell.id == place.cell and stands, f"{entry.term}: {place}"
+            assert place.heading in (heading, *above), f"{entry.term}: {place}"
+            assert number == place.section, f"{entry.term}: {place}"
 
 
 # The rule
@@ -143,6 +163,7 @@ def test_forms_count_as_the_term_and_places_come_in_the_course_s_order(tmp_path)
     found = g.collect(tmp_path, written(tmp_path, "ox\toxen\tA beast."))
     assert [p.label for p in found.entries[0].places] == ["chapter 1", "1.1", "2.1"]
     assert [p.heading for p in found.entries[0].places] == ["C", "Sub", "2.1 More"]
+    assert len({p.cell for p in found.entries[0].places}) == 3
 
 
 def test_summaries_code_and_solved_exercises_are_passed_over(tmp_path):
@@ -151,25 +172,16 @@ def test_summaries_code_and_solved_exercises_are_passed_over(tmp_path):
     path = tmp_path / "appendix/c_exercise_solutions/ch01_solutions.ipynb"
     path.parent.mkdir(parents=True)
     (tmp_path / "ch01_small/ch01_small.ipynb").rename(path)
-    course_of(tmp_path, *[c for c in g.markdown_cells(path)])
+    course_of(tmp_path, *[text for _, text in g.markdown_cells(path)])
     assert not g.collect(tmp_path, written(tmp_path)).missing
-    assert g.headings(path) == ["C", "Summary"]
-
-
-def test_a_heading_that_stands_twice_is_not_linked(tmp_path):
-    course_of(
-        tmp_path, "# C\n\n## 1.1 A\n\n### Twice\n\n**ox**", "## 1.2 B\n\n### Twice\n\n**yak**"
-    )
-    found = g.collect(tmp_path, written(tmp_path, "ox\t\tA beast.", "yak\t\tAnother."))
-    assert [e.places[0].heading for e in found.entries] == ["1.1 A", "1.2 B"]
 
 
 def test_links_are_relative_and_quoted():
-    place = g.Place(Path("ch03_a/ch03_a.ipynb"), "3.8 Why √n, and not `n`?", "3.8")
-    assert place.link() == "../../ch03_a/ch03_a.ipynb#3.8-Why-%E2%88%9An%2C-and-not-n%3F"
-    assert place.link(Path(".")).startswith("ch03_a/ch03_a.ipynb#")
-    assert g.Place(Path("a/f_x.ipynb"), "F", "").label == "appendix F"
-    assert g.Place(Path("a/ch04_exercises.ipynb"), "4.1 · R", "4.1").label == "exercise 4.1"
+    place = g.Place(Path("ch03_a/ch03_a.ipynb"), "3.8 Why √n?", "3.8", "check-3_8")
+    assert place.link() == "../../ch03_a/ch03_a.ipynb#cell-id=check-3_8"
+    assert place.link(Path(".")) == "ch03_a/ch03_a.ipynb#cell-id=check-3_8"
+    assert g.Place(Path("a/f_x.ipynb"), "F", "", "1").label == "appendix F"
+    assert g.Place(Path("a/ch04_exercises.ipynb"), "4.1 · R", "4.1", "1").label == "exercise 4.1"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +206,7 @@ def test_half_a_notebook_is_named(tmp_path):
 def test_look_up(course):
     by_name = g.look_up("kv  Cache", course)
     assert by_name.startswith("- **KV cache**: ") and by_name.count("\n") == 0
-    assert "#4.9" not in by_name and "ch04_gpt_model.ipynb#Bytes" in by_name
+    assert "[4.9](../../ch04_gpt_model/ch04_gpt_model.ipynb#cell-id=" in by_name
     assert "**top-p**" in g.look_up("nucleus", course)
     assert g.look_up("axolotl", course).startswith("Nothing about")
     with pytest.raises(ValueError, match="nothing to look up"):
@@ -248,6 +260,8 @@ def test_a_row_names_three_authors_at_most():
     assert paper.row() == "| A B, C D (1999) | *T*. V | R. |"
     many = Reference("1", ("A B", "C D", "E F", "G H"), 1999, "T", "V", "arXiv:1706.03762", "R.")
     assert many.row() == "| A B and others (1999) | *T*. V, arXiv:1706.03762 | R. |"
+    asks = Reference("1", ("A B",), 1999, "T?", "arXiv", "arXiv:1706.03762", "R.")
+    assert asks.row() == "| A B (1999) | *T?* arXiv:1706.03762 | R. |"
     with pytest.raises(ValueError, match="no papers for chapter '2'; there are some for 1"):
         table("2", [paper])
 

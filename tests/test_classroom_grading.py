@@ -95,6 +95,11 @@ CASES = {
         "wrong right unanswered",
         "expected",
     ),
+    "cannot be parsed": (
+        lambda k: answered(k, a21="def add(a, b:\n    return a"),
+        "raised right right",
+        "SyntaxError: '(' was never closed (line 1)",
+    ),
     "raises": (
         lambda k: answered(k, a21="def add(a, b):\n    return a + c", a22="1 / 0"),
         "wrong raised right",

@@ -12,6 +12,7 @@ only what has changed is graded again.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -33,6 +34,7 @@ from shared.classroom.submissions import Key, Step, Unreadable, digest_of
 WORKERS = 2
 RESTARTS = 4  # fresh kernels for one submission
 MUCH = 10 << 20  # characters printed that are worth a word
+UNANSWERED = "not answered yet"  # as shared/exercises/checking.py says it
 VERSION = "1"  # change it when results of the same submission may change
 
 
@@ -43,6 +45,7 @@ class _Run:
         self.limits = limits
         self.end = time.monotonic() + limits.total_seconds
         self.found: dict[str, tuple[str, str]] = {}  # number -> status, reason
+        self.titles = {task.number: task.title for task in key.tasks}
         self.open = {task.number for task in key.tasks}
         self.errors: dict[int, tuple[str, str]] = {}  # place of a cell -> number, what befell it
         self.passed_over: set[int] = set()
@@ -109,8 +112,8 @@ def _run_through(steps: list[Step], kernel: Kernel, run: _Run) -> bool:
                 return _lost(place, step, why, run)
         except TooLong:
             _stopped(place, step, f"it ran for more than {seconds:.0f} s and was interrupted", run)
+            run.passed_over.add(place)  # what it defined stays here; a fresh kernel goes without
             if kernel.is_full():
-                run.passed_over.add(place)
                 return False
         except Gone as gone:
             return _lost(place, step, str(gone), run)
@@ -130,6 +133,7 @@ def _go_on_after(place: int, step: Step, said: tuple[str, str], run: _Run) -> bo
     if kind == "MemoryError" or "not enough memory" in text or "Cannot allocate memory" in text:
         limit = f"{run.limits.memory / 2**30:.3g} GB"
         return _lost(place, step, f"it wanted more memory than there is ({limit})", run)
+    text = re.sub(r" \((?:ipykernel_)?\d+\.py, (line \d+)\)", r" (\1)", text)
     if kind:
         run.errors[place] = step.number, f"{_name(step)} raised {kind}: {text}".rstrip(": ")
     return True
@@ -160,9 +164,8 @@ def _judge(step: Step, said: dict, run: _Run) -> None:
     status, text = said["status"], str(said.get("text", ""))
     if status == "right":
         return run.conclude(step.number, "right")
-    head, _, rest = text.partition(": ")
-    text = rest if head.startswith(step.number) and rest else text
-    if "not answered yet" in text:
+    text = text.removeprefix(f"{step.number} {run.titles.get(step.number)}: ")
+    if text == UNANSWERED:
         status = "unanswered"
     # What befell its cells explains more than what then was missing.
     before = [told for number, told in run.errors.values() if number == step.number]

@@ -12,6 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from shared.artifacts import written_whole
+from shared.classroom.grade import UNANSWERED
 from shared.classroom.release import title_of
 from shared.classroom.similarity import Pair, similar
 from shared.classroom.submissions import Key, plan
@@ -98,7 +99,7 @@ def marks(result: dict, policy: Policy) -> Marks:
 
 def _safe(text: str) -> str:
     """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in "=+-@\t\r" else text
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def write_marks(path: Path, results: list[dict], key: Key, policy: Policy) -> None:
@@ -148,10 +149,11 @@ def feedback(result: dict, key: Key, policy: Policy) -> str:
     for entry, task in zip(result["exercises"], key.tasks, strict=True):
         number = task.number
         points = f"{_number(worth.each[number])} of {_number(policy.points[number])}"
+        state = f"{WORDS[entry['status']]} · {points}"
         title = html.escape(f"{number} · {task.title}")
         parts.append(f'<section class="{html.escape(entry["status"])}">')
-        parts.append(f"<h2>{title}: {WORDS[entry['status']]}<span>{points}</span></h2>")
-        if entry["reason"] and entry["status"] != "missing":
+        parts.append(f"<h2>{title}<span>{state}</span></h2>")
+        if entry["reason"] not in ("", UNANSWERED) and entry["status"] != "missing":
             parts.append(f"<p>{html.escape(entry['reason'])}</p>")
         if answer := result["answers"].get(number):
             shown = html.escape(answer[:20_000])

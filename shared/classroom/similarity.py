@@ -100,7 +100,7 @@ def similar(
 
     found = []
     for one, other in combinations(sorted(own), 2):
-        numbers = sorted(own[one].keys() & own[other].keys())
+        numbers = [number for number in own[one] if number in own[other]]
         parts = {n: (weights(one, n), weights(other, n)) for n in numbers}
         enough = min(sum(len(own[s].get(n, ())) for n in numbers) for s in (one, other))
         whole = [sum((parts[n][i] for n in numbers), Counter()) for i in (0, 1)]

@@ -30,7 +30,7 @@ class Task:
     number: str
     title: str
     points: float
-    check_id: str
+    check_ids: tuple[str, ...]  # nbgrader's for its cell, and the cell's own
     check: str
     shown: str  # the check as the students have it
     answer_ids: tuple[str, ...]
@@ -80,7 +80,7 @@ def read_key(label: str, root: Path = ROOT) -> Key:
     for cell in solved.cells:
         marks = cell.metadata.get("nbgrader", {})
         if marks.get("solution"):
-            answers.append(marks["grade_id"])
+            answers += [marks["grade_id"], cell.id]
         if marks.get("grade") and marks.get("locked"):
             found = re.search(r"\b(?:check|require)\(\s*[\"']([\w.]+)[\"']", cell.source)
             number = found[1] if found else marks["grade_id"]
@@ -89,7 +89,7 @@ def read_key(label: str, root: Path = ROOT) -> Key:
                     number,
                     titles.get(number, marks["grade_id"]),
                     float(marks["points"]),
-                    marks["grade_id"],
+                    (marks["grade_id"], cell.id),
                     cell.source,
                     build.without_answers(cell.source, path.name),
                     tuple(answers),
@@ -209,7 +209,7 @@ def plan(notebook: NotebookNode, key: Key) -> tuple[list[Step], list[str]]:
     moved before it is put right after the answer.
     """
     notes = []
-    cells = [(cell, _task_of(cell, key), _grade_id(cell)) for cell in notebook.cells]
+    cells = [(cell, _task_of(cell, key), _identity(cell)) for cell in notebook.cells]
     places: dict[str, int] = {}
     answered: dict[str, int] = {}
     owner = {identity: task.number for task in key.tasks for identity in task.answer_ids}
@@ -249,15 +249,17 @@ def _belonging(steps: list[Step]) -> list[Step]:
     return done[::-1]
 
 
-def _grade_id(cell: NotebookNode) -> str:
+def _identity(cell: NotebookNode) -> str:
+    """What nbgrader calls the cell, or its own id where a program has dropped that."""
     marks = cell.metadata.get("nbgrader")
-    return str(marks.get("grade_id", "")) if isinstance(marks, dict) else ""
+    named = marks.get("grade_id") if isinstance(marks, dict) else None
+    return str(named or cell.get("id", ""))
 
 
 def _task_of(cell: NotebookNode, key: Key) -> Task | None:
     """The task that a cell is the check of, by nbgrader's mark, its id, or its first words."""
     for task in key.tasks:
-        if _grade_id(cell) == task.check_id or cell.get("id") == task.check_id.replace("_", "-"):
+        if _identity(cell) in task.check_ids:
             return task
     for task in key.tasks:
         if cell.cell_type == "code" and _words(cell.source) == _words(task.shown):

@@ -52,7 +52,9 @@ def outcome(expression, tensors: tuple) -> tuple | str:
 def as_prediction(given: Any, place: int) -> tuple | str:
     """A tuple of whole numbers, or "error", however it was written."""
     if isinstance(given, str):
-        return given.strip().lower()
+        text = given.strip().lower()
+        expect(text == "error", f"place {place}: {given!r}; a shape is written without quotes.")
+        return text
     if isinstance(given, bool):
         raise Wrong(f"place {place}: {given!r}; a shape, such as (5, 3), or the text 'error'.")
     if isinstance(given, int):
@@ -211,17 +213,19 @@ def step_in_parts(dice, answer):
     )
     kept = isinstance(given, torch.Tensor) and given.requires_grad
     expect(not kept, "your loss still carries its notes and keeps them in memory: `.item()`.")
-    expect_same(float_of(given), whole.item(), "the loss that you return")
+    expect_same(
+        float_of(given, "the mean loss over all examples"), whole.item(), "the loss that you return"
+    )
     return "The same step as with all examples at once."
 
 
-def float_of(given: Any) -> float:
+def float_of(given: Any, what: str) -> float:
     """A plain number, from a number or a tensor that holds one."""
     if isinstance(given, torch.Tensor) and given.numel() == 1:
         return float(given)
     if isinstance(given, int | float):
         return float(given)
-    raise Wrong(f"return the mean loss over all examples, a number; got {type(given).__name__}.")
+    raise Wrong(f"return {what}, a number; got {type(given).__name__}.")
 
 
 @exercise("A.4", "A bug hunt: the best that is always the last")
@@ -246,7 +250,7 @@ def keep_the_best(dice, answer):
         given = answer(model, len(losses), train_one, validate)
         told = f"with the losses {losses}"
         expect(len(seen) == len(losses), f"{told}: {len(seen)} steps were made, not {len(losses)}.")
-        expect_same(float_of(given), min(losses), f"{told}, what you return")
+        expect_same(float_of(given, "the lowest loss"), min(losses), f"{told}, what you return")
         best, end = seen[losses.index(min(losses))], model.state_dict()
         apart = [name for name in best if not torch.equal(best[name], end[name])]
         learned = [name for name, _ in model.named_parameters()]

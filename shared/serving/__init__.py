@@ -1,4 +1,4 @@
-"""The web side of appendix G: a chat page and the OpenAI chat-completions API, on this machine only.
+"""The web side of appendix G: a chat page and OpenAI's chat-completions API, on this machine.
 
 The scheduling of many users' tokens is taught in the notebook; here is what carries it over HTTP.
 

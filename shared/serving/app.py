@@ -57,7 +57,9 @@ def chat_app(service: Answers) -> Starlette:
 
     async def one_model(request: Request) -> Response:
         if request.path_params["name"] != service.name:
-            raise HTTPException(404, f"there is no such model here; this server has {service.name!r}")
+            raise HTTPException(
+                404, f"there is no such model here; this server has {service.name!r}"
+            )
         return JSONResponse(_card(service, started))
 
     async def completions(request: Request) -> Response:
@@ -71,7 +73,12 @@ def chat_app(service: Answers) -> Starlette:
         Route("/v1/models/{name:path}", one_model),
         Route("/v1/chat/completions", completions, methods=["POST"]),
     ]
-    handlers = {BadRequest: _refuse, HTTPException: _other, ClientDisconnect: _gone, Exception: _broken}
+    handlers = {
+        BadRequest: _refuse,
+        HTTPException: _other,
+        ClientDisconnect: _gone,
+        Exception: _broken,
+    }
     app = Starlette(routes=routes, exception_handlers=handlers)
     return OnlyFromHere(app)
 
@@ -104,7 +111,9 @@ async def _body(request: Request) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise BadRequest(
-            f"content-type {kind or 'missing'}: send application/json", code="media_type", status=415
+            f"content-type {kind or 'missing'}: send application/json",
+            code="media_type",
+            status=415,
         )
     parts, size = [], 0
     async for part in request.stream():

@@ -25,7 +25,9 @@ UNSUPPORTED = {  # parameters that would change the answer, and the values that 
 class BadRequest(Exception):
     """A request that cannot be answered: what to tell the client, in OpenAI's form."""
 
-    def __init__(self, message: str, param: str | None = None, code: str = "invalid_value", **other):
+    def __init__(
+        self, message: str, param: str | None = None, code: str = "invalid_value", **other
+    ):
         super().__init__(message)
         self.status = other.get("status", 400)
         kind = other.get("type", "invalid_request_error")
@@ -136,9 +138,7 @@ def _message(message: Any, place: str) -> dict[str, str]:
             raise BadRequest(f"{place}.content: only parts of type text", f"{place}.content")
         content = "".join(texts)
     if not isinstance(content, str):
-        raise BadRequest(
-            f"{place}.content={_short(content)}: expected a text", f"{place}.content"
-        )
+        raise BadRequest(f"{place}.content={_short(content)}: expected a text", f"{place}.content")
     if not content.strip():
         raise BadRequest(f"{place}.content is empty: leave the message out", f"{place}.content")
     try:

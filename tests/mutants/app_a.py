@@ -54,6 +54,11 @@ def shapes_number():
     return but(_4=3)
 
 
+@mutant("A.1", "a shape in quotes", says="place 0.*without quotes")
+def shapes_in_quotes():
+    return but(_0="(5, 3)")
+
+
 @mutant("A.1", "nine", says="there are 9")
 def shapes_nine():
     return SHAPES[:9]
@@ -344,6 +349,12 @@ def best_not_put_back():
 def best_is_worst():
     take = lambda model: copy.deepcopy(model.state_dict())
     return keeping(take, load, lambda loss, best: best == float("inf") or loss > best)
+
+
+@mutant("A.4", "returns the model", says="return the lowest loss, a number; got")
+def best_returns_model():
+    inner = keeping(copy.deepcopy, lambda model, kept: model.load_state_dict(kept.state_dict()))
+    return lambda model, *given: [inner(model, *given), model][1]
 
 
 @mutant("A.4", "the last loss returned", says="what you return: 2, expected 1")
