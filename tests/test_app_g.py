@@ -868,6 +868,22 @@ def test_chances_under_the_pointer_and_by_keyboard(page):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     assert box.locator(".chosen code").inner_text() == "b"
+    assert page.locator("#told").text_content().startswith("b: ")
+
+
+def test_the_keyboard_finds_tokens_that_are_out_of_sight(page):
+    page.set_viewport_size({"width": 360, "height": 420})
+    settle(page, 150)
+    say(page, "Hello! " * 20)
+    page.locator(".writing").wait_for(state="detached")
+    page.locator(".assistant .said").evaluate("said => said.focus({ preventScroll: true })")
+    page.keyboard.press("ArrowLeft")  # to the last one
+    page.locator("#log").evaluate("log => { log.scrollTop = 0; }")
+    page.wait_for_timeout(200)
+    assert page.locator("#chances").is_hidden(), "it points at what cannot be seen"
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(200)
+    assert page.locator("#chances").is_visible() and page.locator(".here").is_visible()
 
 
 def test_a_message_that_is_too_long_comes_back_to_be_changed(page):

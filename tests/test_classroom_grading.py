@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -31,18 +32,16 @@ def key(root):
 FOUND = """
 import os
 found = []
-for folder, _, files in os.walk("/"):
-    if folder.startswith(("/proc", "/usr", "/lib")):
-        continue
-    for name in files:
-        if name.endswith((".ipynb", "students.txt")) or "c_exercise_solutions" in folder:
-            if "site-packages" not in folder:
-                found.append(os.path.join(folder, name))
 for path in "PATHS".split():
     try:
         found.append(open(path).read())
     except OSError:
         pass
+for place, folders, files in os.walk("/"):
+    away = ("proc", "sys", "dev", "usr", "site-packages", "lib", "share", "include")
+    folders[:] = [name for name in folders if name not in away]
+    secret = [name for name in files if name.endswith(".ipynb") or name == "students.txt"]
+    found += [os.path.join(place, name) for name in secret]
 """
 PATCHES = """
 import builtins, math, sys, torch
@@ -216,7 +215,13 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def graded(root, key, tmp_path_factory):
+def where_it_ran():
+    """The folder in which the kernels of the class lived."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def graded(root, key, where_it_ran, tmp_path_factory):
     """A class in which everything goes wrong: folder, results by student, what was said."""
     folder = tmp_path_factory.mktemp("class")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -239,6 +244,7 @@ def graded(root, key, tmp_path_factory):
         limits = jail.Limits(cell_seconds=3, total_seconds=60, memory=2 << 30, disk=64 << 20)
         said = []
         with grade.cage_for(key, limits, root=root, secrets=(folder,)) as cage:
+            where_it_ran.append(str(cage.course))
             results, failed = grade.grade_class(folder, key, cage, said.append)
     assert failed == [] and calls == []
     return folder, {r["student"]: r for r in results}, said
@@ -254,6 +260,8 @@ def test_grading_survives(graded, student):
     print(student, result["seconds"], told, sep="\n")
     assert statuses == CASES[student][1], told
     assert CASES[student][2] in told
+    if statuses == "right right right" and not CASES[student][2]:
+        assert result["notes"] == [], "nothing stopped it from trying"
 
 
 def reason(results, student):
@@ -278,9 +286,21 @@ def test_everybody_is_there_and_progress_was_shown(graded):
 
 
 @needs_jail
-def test_no_process_and_no_file_is_left(graded):
-    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert "/tmp/course-" not in running or "bwrap" not in running
+def test_no_process_and_no_file_is_left(graded, where_it_ran):
+    assert where_it_ran and not Path(where_it_ran[0]).exists()
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            assert where_it_ran[0] not in command.read_text("utf-8", "replace")
+        except OSError:
+            continue
+
+
+def test_the_spy_finds_things_where_there_is_no_jail(root):
+    path = str(root / "appendix/c_exercise_solutions/ch02_solutions.ipynb")
+    code = FOUND.replace("PATHS", path).replace('os.walk("/")', f"os.walk({str(root)!r})")
+    names: dict = {}
+    exec(code, names)
+    assert path in names["found"] and any("SOLUTION" in text for text in names["found"])
 
 
 # --- going on, grading again
