@@ -575,8 +575,9 @@ def share_heads(model: GPTModel, num_kv_heads: int) -> GPTModel:
     for block in shared.blocks:
         old = block.attention
         has_bias = old.qkv.bias is not None
-        new = SharedKeysAttention(config.embed_dim, config.num_heads, num_kv_heads, has_bias)
-        new = new.to(old.qkv.weight)
+        sizes = (config.embed_dim, config.num_heads, num_kv_heads, has_bias)
+        with torch.random.fork_rng(devices=[]):  # its first weights are overwritten
+            new = SharedKeysAttention(*sizes).to(old.qkv.weight)
         for name in ("weight", "bias") if has_bias else ("weight",):
             heads = getattr(old.qkv, name).detach().unflatten(0, (3, config.num_heads, -1))
             groups = heads[1:].unflatten(1, (num_kv_heads, -1)).mean(2)  # keys, values
@@ -924,10 +925,9 @@ def likeliest(logits: Tensor, token: int, how_many: int | None) -> tuple[tuple[i
 
 @dataclass(eq=False)
 class Job:
-    """One answer that is being written; each token is told by `deliver(Piece(…))`.
+    """One answer being written, told by `deliver(Piece(…))`; whoever leaves sets `cancelled`.
 
-    Whoever asked sets `cancelled` to be left alone. Raises ValueError as `check_sampling`.
-    """
+    Raises ValueError as `check_sampling`."""
 
     # g_user_interface.ipynb, "G.2 One user's answer"
 
