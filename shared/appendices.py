@@ -1045,9 +1045,7 @@ class Writer:
         return turn
 
 
-def fit_messages(
-    messages: Sequence[Message], tokenizer: BPETokenizer, room: int
-) -> list[Message]:
+def fit_messages(messages: Sequence[Message], tokenizer: BPETokenizer, room: int) -> list[Message]:
     """As `trim_chat`, at a price that does not grow with what cannot fit anyhow.
 
     Raises:

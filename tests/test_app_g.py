@@ -623,12 +623,16 @@ def test_pages_of_other_sites_are_turned_away(address):
 # Leaving
 
 
-def test_a_client_that_leaves_a_stream_frees_its_seat(client, service):
-    with asking(client, stream=True, max_tokens=180) as chunks:
-        for _ in range(4):
-            next(chunks)
-        assert service.open_jobs == 1
-    wait_for(lambda: service.open_jobs == 0, 3)
+def test_a_client_that_leaves_a_stream_frees_its_seat():
+    model = Alphabet(delay=0.05)
+    with closing(Service(model, TOKENIZER)) as service, serving(service) as address:
+        with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
+            with asking(client, stream=True, max_tokens=180) as chunks:
+                for _ in range(4):
+                    next(chunks)
+                assert service.open_jobs == 1
+            wait_for(lambda: service.open_jobs == 0, 3)
+        assert model.steps < 60
 
 
 def test_a_client_that_does_not_wait_for_the_whole_frees_its_seat():

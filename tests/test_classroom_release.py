@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import nbformat
 import pytest
 
+from shared.artifacts import ROOT
 from shared.classroom import jail, release
 from shared.exercises import build
 from tests.small_course import code, make_course, markdown, needs_jail
@@ -189,3 +191,21 @@ def test_what_students_must_not_see_may_not_lie_where_they_look(tmp_path):
     jail.refuse_if_seen(tmp_path)
     with pytest.raises(jail.JailError, match="which students' code can read: move it"):
         jail.refuse_if_seen(tmp_path, jail.Path(sys.prefix) / "class")
+
+
+def test_the_guide_gives_the_hours_that_the_exercises_give_themselves():
+    guide = (ROOT / "appendix/teaching/README.md").read_text("utf-8")
+    for path in build.solved_notebooks():
+        if not path.name.startswith("ch"):
+            continue
+        text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+        hours = sum(int(n) for n in re.findall(r"· (\d+) minutes\*$", text, re.M)) / 60
+        number = build.chapter_of(path)
+        told = re.search(rf"\| (?:\[{number} \w|{number}, the rest).*?\| ([\d.]+) h", guide)
+        assert told and abs(float(told[1]) - hours) <= 0.5, f"{path.name}: {hours:.1f} h"
+
+
+def test_the_guide_leads_nowhere_wrong():
+    folder = ROOT / "appendix/teaching"
+    for target in re.findall(r"\]\((?!https)([^)]+)\)", (folder / "README.md").read_text("utf-8")):
+        assert (folder / target).is_file(), target

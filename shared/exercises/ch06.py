@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -309,8 +308,9 @@ def leaks(dice, answer):
 
 
 def _runs(text: str) -> set[str]:
-    plain = re.sub(r"\d", "#", " ".join(text.lower().split()))
-    return {plain[i : i + 5] for i in range(max(1, len(plain) - 4))}
+    same = "".join("#" if letter in "0123456789" else letter for letter in text.lower())
+    short = " ".join(same.split())
+    return set(map("".join, zip(*(short[k:] for k in range(5)), strict=False))) or {short}
 
 
 def _alike(one: str, other: str) -> float:
