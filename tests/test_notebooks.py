@@ -117,6 +117,15 @@ def test_what_it_prints_is_either_compared_or_not(path):
 
 
 @every
+def test_what_is_compared_does_not_end_in_a_semicolon(path):
+    # nbval keeps no history, by which IPython knows that a result was not to be shown
+    for number, cell in code_cells(read(path)):
+        if CHECKED in tags(cell):
+            quiet = cell.source.rstrip().endswith(";")
+            assert not quiet, f"{path.name}, cell {number}: give the result a name instead of the ;"
+
+
+@every
 def test_its_outputs_name_no_place_on_a_machine(path):
     for number, cell in code_cells(read(path)):
         for text in texts(cell):
