@@ -1112,7 +1112,12 @@ class Service:
     # g_user_interface.ipynb, "G.5 What if they all come at once?"
 
     def __init__(
-        self, model: GPTModel, tokenizer: BPETokenizer, name="assistant", seats=16, most=200
+        self,
+        model: GPTModel,
+        tokenizer: BPETokenizer,
+        name: str = "assistant",
+        seats: int = 16,
+        most: int = 200,
     ) -> None:
         self.model, self.tokenizer, self.name, self.most = model, tokenizer, name, most
         self.inbox, self.lock, self.seeds = queue.SimpleQueue(), threading.Lock(), count()
