@@ -1122,15 +1122,14 @@ class Service:
         self.model, self.tokenizer, self.name, self.most = model, tokenizer, name, most
         self.inbox, self.lock, self.seeds = queue.SimpleQueue(), threading.Lock(), count()
         self.open_jobs, self.closed = 0, False
-        self.thread = threading.Thread(target=work, args=(Writer(model, seats), self.inbox))
-        self.thread.daemon = True  # does not keep Python alive
+        job = (Writer(model, seats), self.inbox)
+        self.thread = threading.Thread(target=work, args=job, daemon=True)  # ends with Python
         self.thread.start()
 
     def ask(self, messages: Sequence[Message], deliver: Deliver, **settings: object) -> Job:
-        """Put a question in line; settings as for `new_job`, which raises ValueError.
+        """Put a question in line; settings and errors as for `new_job` and `put_in_line`.
 
-        `deliver` is called in the service's thread. OverflowError: too many are in line;
-        RuntimeError: the service is closed.
+        `deliver` is called in the service's thread.
         """
         return put_in_line(self, new_job(self, messages, deliver, **settings))
 
@@ -1165,7 +1164,7 @@ def new_job(
 
 
 def put_in_line(service: Service, job: Job) -> Job:
-    """Into the inbox, if there is room. Raises OverflowError and RuntimeError as `Service.ask`."""
+    """Into the inbox. OverflowError: too many are in line; RuntimeError: the service is closed."""
     # g_user_interface.ipynb, "G.5 What if they all come at once?"
     with service.lock:
         if service.closed:
