@@ -6,9 +6,10 @@ import ipaddress
 import os
 import socket
 
-import pytest
-
 os.environ["MPLBACKEND"] = "agg"
+
+import matplotlib as mpl
+import pytest
 
 _connect = socket.socket.connect
 _look_up = socket.getaddrinfo
@@ -44,3 +45,11 @@ def network_cut():
     patch.setattr(socket, "getaddrinfo", _look_up_here)
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def own_style():
+    """No test inherits the figure style that one before it has set."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        yield
