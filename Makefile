@@ -41,13 +41,21 @@ lab: .venv/course ## set up .venv if needed and open JupyterLab on the course
 	@.venv/bin/jupyter lab --ServerApp.root_dir="$(CURDIR)" $(wildcard ch01_intro/ch01_intro.ipynb) \
 		$$(test "$$(id -u)" != 0 || echo --allow-root)
 
-test: .venv/tests ## every unit test, then every notebook, with the network cut
-	@echo "1 of 3: unit tests"
-	@tests/offline.sh $(RUN) -m pytest -q tests
-	@echo "2 of 3: every notebook, from top to bottom, its outputs compared"
-	@tests/offline.sh $(RUN) -m pytest -q $(NBVAL) \
-		$$($(RUN) -c 'from shared.notebooks import all_notebooks; print(*all_notebooks())')
-	@echo "3 of 3: are the modules what the notebooks export, and the exercises what their solutions say?"
+# Chapters run one after another, with all cores: each needs what the one before has trained. All
+# else runs a file at a time on JOBS processes of one thread, which two cores finish sooner.
+JOBS ?= 2
+TOGETHER := OMP_NUM_THREADS=1 tests/offline.sh $(RUN) -m pytest -q -n $(JOBS) --dist loadfile \
+	--no-loadscope-reorder
+LISTED = $$($(RUN) -c 'from shared.notebooks import *; c = chapter_notebooks(); print(*$(1))')
+
+test: .venv/tests ## every unit test, then every notebook, with the network cut (JOBS=2)
+	@echo "1 of 4: unit tests"
+	@$(TOGETHER) tests
+	@echo "2 of 4: the chapters, from top to bottom, their outputs compared"
+	@tests/offline.sh $(RUN) -m pytest -q $(NBVAL) $(call LISTED,c)
+	@echo "3 of 4: exercises, solutions and appendices likewise"
+	@$(TOGETHER) $(NBVAL) $(call LISTED,(p for p in all_notebooks() if p not in c))
+	@echo "4 of 4: are the modules what the notebooks export, and the exercises what their solutions say?"
 	@$(RUN) -m shared.export --check
 	@$(RUN) -m shared.exercises --check
 	@$(RUN) -m tests.mutants

@@ -20,7 +20,8 @@ import pytest
 OUTPUT_TIMEOUT = 120  # seconds to wait for what a finished cell printed; nbval waits 5
 
 broken: dict[Path, str] = {}
-seconds: dict[Path, float] = defaultdict(float)
+seconds: dict[str, float] = defaultdict(float)  # per notebook, where the summary is written
+reasons: dict[str, str] = {}
 
 
 def pytest_configure(config) -> None:
@@ -117,16 +118,26 @@ def pytest_runtest_makereport(item, call):
     outcome = yield
     if not _is_cell(item):
         return
-    seconds[item.path] += call.duration
+    report = outcome.get_result()
     differs = call.excinfo is not None and "outputs differ" in str(call.excinfo.value)
-    if outcome.get_result().failed and not differs and item.path not in broken:
+    if report.failed and not differs and item.path not in broken:
         _break(item.parent, f"{item.path.name}: cell {item.cell_num} failed")
+    report.notebook = item.path.name  # travels with the report to the process that sums up
+    report.broken = broken.get(item.path, "")
+
+
+def pytest_runtest_logreport(report) -> None:
+    name = getattr(report, "notebook", None)
+    if name:
+        seconds[name] += report.duration
+        if report.broken:
+            reasons[name] = report.broken
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
     if not seconds:
         return
     terminalreporter.section("seconds per notebook")
-    for path, duration in seconds.items():
-        note = "  " + re.sub(r"\s+", " ", broken[path]) if path in broken else ""
-        terminalreporter.write_line(f"{duration:7.1f}  {path.name}{note}")
+    for name, duration in seconds.items():
+        note = "  " + re.sub(r"\s+", " ", reasons[name]) if name in reasons else ""
+        terminalreporter.write_line(f"{duration:7.1f}  {name}{note}")

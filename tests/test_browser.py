@@ -128,7 +128,7 @@ class Notebook:
         self.page, self.source = page, nbformat.read(course / path, as_version=4)
         self.cells = page.locator(".jp-Notebook .jp-Cell")
         page.goto(f"{lab}/lab/tree/{path}?reset")  # without the tabs of the test before
-        expect(self.cells).to_have_count(len(self.source.cells))
+        expect(self.cells).to_have_count(len(self.source.cells), timeout=1000 * LATE)
         page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
 
     def cell(self, name: str) -> sync_api.Locator:

@@ -123,12 +123,14 @@ CASES = {
         "while your answer was checked: it ran for more than 3 s",
     ),
     "keeps all memory": (
-        lambda k: answered(k, a21="hoard = []\nwhile True:\n    hoard.append(bytearray(10**8))"),
+        lambda k: answered(
+            k, a21="import numpy\nhoard = []\nwhile True:\n    hoard.append(numpy.empty(10**8))"
+        ),
         "raised right right",
         "wanted more memory",
     ),
     "keeps nearly all memory": (
-        lambda k: answered(k, a21="hoard = bytearray(1_200_000_000)"),
+        lambda k: answered(k, a21="import numpy\nhoard = numpy.empty(150_000_000)"),
         "raised right right",
         "keeps nearly all memory",
     ),
