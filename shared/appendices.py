@@ -6,40 +6,88 @@ Each definition names the notebook and the section that teach it: change it ther
 
 import codecs
 import copy
+import hashlib
+import json
 import math
 import queue
+import random
+import re
+import secrets
+import statistics
+import subprocess
 import sys
 import threading
-from collections import deque
+import time
+import urllib.request
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
-from itertools import count
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache, lru_cache, partial
+from itertools import combinations, count, islice
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import shared
+from shared.artifacts import written_whole
+from shared.download import DownloadError, hub_file
 from shared.previous_chapters import (
     ANSWER_ROOM,
+    CHECKPOINT_FORMAT,
+    END_OF_TEXT,
+    IGNORED,
+    Batch,
     BPETokenizer,
     FastLinear,
+    FeedForward,
     GPTConfig,
     GPTModel,
     LayerNorm,
     Message,
+    MultiHeadAttention,
+    Muon,
+    Recipe,
+    StoryRecipe,
     TiedHead,
+    best_device,
+    both_files,
+    build_optimizers,
     chat_ids,
     check_messages,
     check_sampling,
+    check_token_ids,
     checked_prompts,
+    count_targets,
+    differences,
+    evaluate,
+    evaluating,
     generate,
+    head_start,
+    initialise,
+    learning_rate_at,
     next_logits,
     next_tokens,
+    own_randomness,
+    pack_rows,
+    pad_rows,
+    parameter_groups,
+    read_checkpoint,
     sampling_probabilities,
+    story_model,
+    story_rows,
+    story_tokenizer,
     trim_chat,
+    use_fast_linear,
 )
+from shared.stories import Fact, Story, stories
+from shared.stories.chance import Chance, Dice, Mismatch
 
 __all__ = [
     # a_pytorch_primer
@@ -47,6 +95,73 @@ __all__ = [
     "Scalar",
     "backpropagate",
     "scalar_tanh",
+    # d_training_tricks
+    "Trial",
+    "told_rows",
+    "trial_rows",
+    "trial_batches",
+    "trial_exam",
+    "trial_model",
+    "STUDENT_95",
+    "paired_interval",
+    "first_weights",
+    "RateSearch",
+    "find_learning_rate",
+    "cosine_rate_at",
+    "wsd_rate_at",
+    "check_shares",
+    "decay_groups",
+    "WeightAverage",
+    "averaged_weights",
+    "give_weights",
+    "trial_loss",
+    "trial_optimizers",
+    "trial_factor",
+    "trial_step",
+    "look_at_trial",
+    "trial_tokenizer",
+    "run_trial",
+    # e_lora
+    "matrix_shape",
+    "Parts",
+    "check_rank",
+    "check_parts",
+    "LowRankChange",
+    "wide_B",
+    "LoRALinear",
+    "LORA_TARGETS",
+    "ATTENTION_TARGETS",
+    "ALL_TARGETS",
+    "check_targets",
+    "thirds",
+    "NewRowsEmbedding",
+    "train_new_rows",
+    "own_parameters",
+    "sharing_copy",
+    "base_key",
+    "check_base",
+    "lora_layers",
+    "adapt_block",
+    "add_lora",
+    "trained_parameters",
+    "lora_ledger",
+    "lora_tuning",
+    "merge_lora",
+    "unmerge_lora",
+    "without_lora",
+    "adapter_tensors",
+    "save_adapter",
+    "check_adapter",
+    "check_same_base",
+    "load_adapter",
+    "normal_levels",
+    "even_levels",
+    "quantise_to_levels",
+    "pack_pairs",
+    "unpack_pairs",
+    "RoundedProduct",
+    "FourBitLinear",
+    "replace_matrices",
     # f_fast_inference
     "KVCache",
     "check_cacheable",
@@ -82,6 +197,9 @@ __all__ = [
     "speculative_generate",
     "as_draft",
     "check_speculation",
+    "small_draft",
+    "PairTable",
+    "deepened",
     "StaticStep",
     # g_user_interface
     "Piece",
@@ -102,6 +220,133 @@ __all__ = [
     "Service",
     "new_job",
     "put_in_line",
+    # i_modern_architectures
+    "Rope",
+    "ModernSizes",
+    "ModernConfig",
+    "MODERN_CHOICES",
+    "check_modern",
+    "check_details",
+    "RMSNorm",
+    "make_norm",
+    "rope_speeds",
+    "turn_pairs",
+    "turn_angles",
+    "GatedFeedForward",
+    "window_mask",
+    "LayerMemory",
+    "ModernAttention",
+    "layer_window",
+    "layer_rope",
+    "qk_norms",
+    "normed_and_turned",
+    "look_back",
+    "ModernBlock",
+    "make_feed_forward",
+    "ModelMemory",
+    "ModernModel",
+    "build_parts",
+    "start_weights",
+    "run_blocks",
+    "continue_modern",
+    "route_tokens",
+    "MixtureOfExperts",
+    "balance_loss",
+    "model_balance",
+    "LatentAttention",
+    "beside_places",
+    "delta_steps",
+    "delta_chunk",
+    "delta_chunks",
+    "DeltaAttention",
+    "TwoAhead",
+    "modern_loss",
+    "equal_budget_run",
+    "MODEL_FAMILIES",
+    "PUBLISHED_SIZES",
+    "modern_config",
+    "read_ropes",
+    "read_one_rope",
+    "read_layer_windows",
+    "read_experts",
+    "check_published_config",
+    "PUBLISHED_PARTS",
+    "published_name",
+    "published_files",
+    "model_file_finder",
+    "shard_index",
+    "check_published",
+    "read_in_pieces",
+    "load_modern",
+    "LOADING_CHILD",
+    "loading_memory",
+    "modern_cache_bytes",
+    # k_evaluation
+    "TextPrice",
+    "rolling_windows",
+    "RowPrice",
+    "price_rows",
+    "price_text",
+    "ending_form",
+    "ChoiceQuestion",
+    "ending_question",
+    "ending_questions",
+    "split_continuation",
+    "price_continuations",
+    "choice_prices",
+    "choice_scores",
+    "NUMBER_WORDS",
+    "REPLY_RULES",
+    "normalise_reply",
+    "exact_match",
+    "pass_at_k",
+    "mcnemar",
+    "holm",
+    "ngram_set",
+    "ngram_overlap",
+    "rank_auc",
+    "order_test",
+    "cohens_kappa",
+    "ask_server",
+    "longest_copy",
+    "exposure",
+    # l_making_data
+    "STATIONS",
+    "TRAVELLERS",
+    "GETS_ON",
+    "GETS_OFF",
+    "FEWEST_STOPS",
+    "MOST_STOPS",
+    "Train",
+    "LineTeller",
+    "tell_line",
+    "line_stories",
+    "line_entropy",
+    "shingles",
+    "jaccard",
+    "shingle_number",
+    "minhash_signatures",
+    "estimated_jaccard",
+    "lsh_chance",
+    "lsh_pairs",
+    "first_of_each_group",
+    "DIRT",
+    "MENU",
+    "FOOTER",
+    "dirtied",
+    "rule_findings",
+    "word_runs",
+    "leaked_ngrams",
+    "temperature_shares",
+    "mixed_rows",
+    "first_fit_decreasing",
+    "joined_rows",
+    "story_numbers",
+    "places_in_story",
+    "StoryAttention",
+    "PackedGPT",
+    "agreed_answer",
+    "batches_in_order",
 ]
 
 
@@ -169,6 +414,1128 @@ def scalar_tanh(x: Scalar) -> Scalar:
     # a_pytorch_primer.ipynb, "A third step, and PyTorch's own"
     squeezed = math.tanh(x.value)
     return Scalar(squeezed, ((x, 1.0 - squeezed**2),))
+
+
+# --------------------------------------------------------------------------------------------------
+# Appendix D · Training tricks: one change, one number
+# d_training_tricks/d_training_tricks.ipynb
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run: its size, its data, and a switch for each trick of appendix D.
+
+    All switches stand at off: this is the baseline, AdamW at a constant rate.
+    """
+
+    # d_training_tricks.ipynb, "D.1 When is a difference a difference?"
+
+    vocab_size: int = 1024  # of chapter 2's story tokenizer; a small head keeps runs short
+    embed_dim: int = 64  # with two layers about 180 thousand numbers
+    num_tokens: int = 80_000  # to learn from: some seconds on one core
+    tokens_per_batch: int = 400  # so there are about 200 steps
+    seed: int = 0  # of first weights and stories; equal seeds read equal stories
+    rate: float = 0.003  # of AdamW: the best of several, on seeds used for nothing else
+    beta: float = 0.999  # how long AdamW remembers squared slopes
+    start: str = "gpt2"  # first weights: see `first_weights`
+    warmup: float = 0.0  # share of the run in which the rate rises
+    schedule: str = "constant"  # after it: "constant", "cosine" or "wsd"
+    decay: float = 0.3  # of "wsd": share of the run, at its end, in which the rate falls
+    max_norm: float = math.inf  # clipping: longer gradients are shortened to this
+    weight_decay: float = 0.0
+    decay_all: bool = False  # True: also tables, norms and biases
+    accumulate: int = 1  # batches per step
+    batch_growth: float = 1.0  # how many times as large batches become, every 256 stories
+    average: float = 0.0  # the longest memory of the average of weights, such as 0.98
+    precision: str = "float32"  # or "bfloat16"
+    muon_rate: float = 0.0  # above 0: Muon trains the matrices in the blocks, at this rate
+    table_factor: float = 1.0  # the tables' rate over that of the rest
+    order: str = "mixed"  # of stories: "mixed", "short first", "long first", "half twice"
+    dropout: float = 0.0
+    label_smoothing: float = 0.0  # share of each target that is spread over all tokens
+
+
+@cache
+def told_rows(tokenizer: BPETokenizer, seed: int, num_tokens: float) -> list[list[int]]:
+    """Stories of this seed as rows, sixteen at a time, until they hold so many tokens."""
+    # d_training_tricks.ipynb, "D.1 When is a difference a difference?"
+    rows, tokens, told = [], 0, stories(1_000_003 * seed + 17)
+    while tokens < num_tokens:
+        rows += [row[:257] for row in story_rows(islice(told, 16), tokenizer)]
+        tokens += sum(len(row) - 1 for row in rows[-16:])
+    return rows
+
+
+def trial_rows(trial: Trial, tokenizer: BPETokenizer) -> list[list[int]]:
+    """The stories of a trial, as rows, in the order in which they are read.
+
+    Raises:
+        ValueError: an unknown order.
+    """
+    # d_training_tricks.ipynb, "D.1 When is a difference a difference?"
+    if trial.order not in ("mixed", "short first", "long first", "half twice"):
+        known = '"mixed", "short first", "long first" or "half twice"'
+        raise ValueError(f"order={trial.order!r}, expected {known}.")
+    twice = 2 if trial.order == "half twice" else 1
+    rows = told_rows(tokenizer, trial.seed, trial.num_tokens / twice)
+    if trial.order in ("short first", "long first"):
+        return sorted(rows, key=len, reverse=trial.order == "long first")
+    return rows * twice
+
+
+def trial_batches(trial: Trial, tokenizer: BPETokenizer) -> list[Batch]:
+    """All batches of a trial: 256 stories at a time, packed by length and shuffled."""
+    # d_training_tricks.ipynb, "D.1 When is a difference a difference?"
+    rows, batches = trial_rows(trial, tokenizer), []
+    for start in range(0, len(rows), 256):
+        size = trial.tokens_per_batch * (1 + (trial.batch_growth - 1) * start / len(rows))
+        groups = pack_rows(rows[start : start + 256], round(size))
+        if trial.order in ("mixed", "half twice"):
+            random.Random(f"{trial.seed} {start}").shuffle(groups)
+        elif trial.order == "short first":
+            groups.reverse()  # they come with the longest first
+        for group in groups:
+            width = 8 * math.ceil((max(map(len, group)) - 1) / 8)  # few shapes: chapter 5
+            batches.append(pad_rows(group, min(width, 256)))
+    return batches
+
+
+@cache
+def trial_exam(tokenizer: BPETokenizer, count: int = 150) -> tuple[Batch, ...]:
+    """Held-out stories, the same for all trials."""
+    # d_training_tricks.ipynb, "D.1 When is a difference a difference?"
+    rows = [row[:257] for row in story_rows(islice(stories(5, "validation"), count), tokenizer)]
+    return tuple(pad_rows(group) for group in pack_rows(rows, 2000))
+
+
+def trial_model(trial: Trial) -> GPTModel:
+    """The small GPT of a trial before its first step."""
+    # d_training_tricks.ipynb, "D.1 When is a difference a difference?"
+    config = GPTConfig(trial.vocab_size, 256, trial.embed_dim, 4, 2, dropout=trial.dropout)
+    model = GPTModel(config, seed=trial.seed)
+    if trial.start != "gpt2":
+        first_weights(model, trial.start, trial.seed)
+    return model.to(best_device())
+
+
+# d_training_tricks.ipynb, "Pairs"
+STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 1 to 9 freedoms
+
+
+def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of some differences, and its 95 % interval by Student's t.
+
+    Raises:
+        ValueError: fewer than 2 differences, or more than 10.
+
+    Source: Student (1908), "The Probable Error of a Mean".
+
+    Example:
+        >>> mean, low, high = paired_interval([-0.05, -0.04, -0.07])
+    """
+    # d_training_tricks.ipynb, "Pairs"
+    count = len(differences)
+    if not 2 <= count <= len(STUDENT_95) + 1:
+        raise ValueError(f"{count} differences; expected 2 to {len(STUDENT_95) + 1} seeds.")
+    mean = statistics.mean(differences)
+    half = STUDENT_95[count - 2] * statistics.stdev(differences) / count**0.5
+    return mean, mean - half, mean + half
+
+
+def first_weights(model: GPTModel, start: str, seed: int) -> None:
+    """Start the weights in another way, in place.
+
+    "gpt2": normal, 0.02, and less where a block writes to the residual stream (chapter 4);
+    "unscaled": 0.02 there, too; "zero": nothing there; "torch": as PyTorch's layers start
+    themselves; "head start": as chapter 5's story model.
+
+    Raises:
+        ValueError: another word.
+    """
+    # d_training_tricks.ipynb, "D.2 First weights"
+    ways = ("gpt2", "unscaled", "zero", "torch", "head start")
+    if start not in ways:
+        raise ValueError(f"start={start!r}, expected one of {', '.join(ways)}.")
+    initialise(model, model.config.num_layers, torch.Generator().manual_seed(seed))
+    if start == "head start":
+        head_start(model, position_size=0.02, copying=0.5, seed=seed)
+    if start == "torch":
+        with own_randomness(model, seed):
+            for module in model.modules():
+                if isinstance(module, nn.Linear | nn.Embedding):
+                    module.reset_parameters()
+    if start in ("unscaled", "zero"):
+        factor = (2 * model.config.num_layers) ** 0.5 if start == "unscaled" else 0.0
+        with torch.no_grad():
+            for block in model.blocks:
+                block.attention.out.weight.mul_(factor)
+                block.feed_forward.down.weight.mul_(factor)
+
+
+@dataclass(frozen=True)
+class RateSearch:
+    """What `find_learning_rate` saw: rates, smoothed losses, and a suggestion."""
+
+    # d_training_tricks.ipynb, "D.3 How fast? A learning-rate finder"
+
+    rates: list[float]
+    losses: list[float]
+    suggestion: float
+
+
+def find_learning_rate(
+    step: Callable[[float], float],
+    lowest: float = 1e-5,
+    highest: float = 1.0,
+    steps: int = 100,
+    keep: float = 0.8,
+) -> RateSearch:
+    """Raise the rate at every step by the same factor, until the loss blows up.
+
+    `step` makes one training step at the given rate and returns its loss; what it trains is spoilt
+    afterwards. The suggestion is the rate at which the smoothed loss falls most steeply.
+
+    Raises: ValueError for rates that do not rise, or fewer than ten steps.
+    Source: Smith (2017), "Cyclical Learning Rates for Training Neural Networks", 3.3.
+    """
+    # d_training_tricks.ipynb, "D.3 How fast? A learning-rate finder"
+    if not 0 < lowest < highest or steps < 10:
+        given = f"lowest={lowest}, highest={highest}, steps={steps}"
+        raise ValueError(f"{given}: expected 0 < lowest < highest and ten steps or more.")
+    rates, losses, mean = [], [], 0.0
+    for number in range(steps):
+        rate = lowest * (highest / lowest) ** (number / (steps - 1))
+        loss = step(rate)
+        mean = keep * mean + (1 - keep) * loss
+        smooth = mean / (1 - keep ** (number + 1))  # made up for its start at 0
+        if not math.isfinite(loss) or (losses and smooth > 1.5 * min(losses)):
+            break
+        rates, losses = [*rates, rate], [*losses, smooth]
+    falls = [losses[i + 1] - losses[i - 1] for i in range(1, len(losses) - 1)]
+    steepest = 1 + falls.index(min(falls)) if falls else 0
+    return RateSearch(rates, losses, rates[steepest])
+
+
+def cosine_rate_at(progress: float, warmup: float = 0.05, floor: float = 0.0) -> float:
+    """The factor for the learning rate: up in a straight line, down along half a cosine.
+
+    Args:
+        progress: of the run, from 0 to 1.
+        warmup: the share of the run in which the factor rises from 0 to 1.
+        floor: where it ends.
+
+    Raises:
+        ValueError: a share outside of 0 to 1.
+
+    Source: Loshchilov and Hutter (2017), "SGDR: Stochastic Gradient Descent with Warm Restarts".
+    """
+    # d_training_tricks.ipynb, "D.4 Warm-up, cosine, and warm-up-stable-decay"
+    check_shares(progress=progress, warmup=warmup, floor=floor)
+    if progress < warmup:
+        return progress / warmup
+    rest = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0
+    return floor + (1 - floor) * (1 + math.cos(math.pi * rest)) / 2
+
+
+def wsd_rate_at(
+    progress: float,
+    warmup: float = 0.05,
+    decay: float = 0.3,
+    floor: float = 0.0,
+    shape: str = "linear",
+) -> float:
+    """Warm-up, stable, decay: up in a straight line, 1 for long, down at the end.
+
+    Args:
+        progress: of the run, from 0 to 1.
+        warmup, decay: the shares of the run in which the factor rises, and falls.
+        floor: where it ends.
+        shape: of the fall: "linear", or "sqrt", which falls fast at first.
+
+    Raises:
+        ValueError: a share outside of 0 to 1, shares above 1 together, or another shape.
+
+    Source: Hu et al. (2024), "MiniCPM: Unveiling the Potential of Small Language Models".
+    """
+    # d_training_tricks.ipynb, "D.4 Warm-up, cosine, and warm-up-stable-decay"
+    check_shares(progress=progress, warmup=warmup, decay=decay, floor=floor)
+    if warmup + decay > 1 + 1e-9 or shape not in ("linear", "sqrt"):
+        given = f"warmup={warmup}, decay={decay}, shape={shape!r}"
+        raise ValueError(f'{given}: expected at most 1 together, and "linear" or "sqrt".')
+    if progress < warmup:
+        return progress / warmup
+    if progress <= 1 - decay:
+        return 1.0
+    fallen = (progress - (1 - decay)) / decay
+    return 1 - (1 - floor) * (fallen**0.5 if shape == "sqrt" else fallen)
+
+
+def check_shares(**shares: float) -> None:
+    """Raise ValueError unless all are numbers from 0 to 1."""
+    # d_training_tricks.ipynb, "D.4 Warm-up, cosine, and warm-up-stable-decay"
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}={share}, expected a share, from 0 to 1.")
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Two groups for an optimiser: the matrices inside the blocks, which decay, and all others.
+
+    Tables of embeddings, norms and biases do not decay.
+
+    Raises:
+        ValueError: `weight_decay` is below 0.
+
+    Example:
+        >>> optimizer = torch.optim.AdamW(decay_groups(model, 0.1), lr=0.003)
+    """
+    # d_training_tricks.ipynb, "D.6 Weight decay, and who gets it"
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay={weight_decay}, expected 0 or more.")
+    groups = parameter_groups(model)
+    matrices, others = groups["fused"] + groups["single"], groups["tables"] + groups["vectors"]
+    both = ((matrices, weight_decay), (others, 0.0))
+    return [{"params": group, "weight_decay": share} for group, share in both if group]
+
+
+class WeightAverage:
+    """A running mean of a model's weights (EMA), kept beside them.
+
+    At update t it keeps `min(longest, t / (t + 1))` of the old mean: at first a plain mean of all
+    that it has seen, later an exponential one. So it is never pulled towards where it began.
+
+    Raises:
+        ValueError: `longest` is not between 0 and 1.
+        RuntimeError: it is asked for before the first update.
+
+    Source: Polyak and Juditsky (1992), "Acceleration of Stochastic Approximation by Averaging".
+
+    Example:
+        >>> average = WeightAverage(model, longest=0.98)
+        >>> average.update()  # after each step
+        >>> with average.in_place():
+        ...     loss = evaluate(model, batches)  # of the averaged weights
+    """
+
+    # d_training_tricks.ipynb, "D.9 An average of the weights"
+
+    def __init__(self, model: nn.Module, longest: float = 0.98) -> None:
+        if not 0 < longest < 1:
+            raise ValueError(f"longest={longest}, expected a share between 0 and 1, such as 0.98.")
+        self.model, self.longest, self.updates = model, longest, 0
+        self.means = [torch.zeros_like(p) for p in model.parameters()]
+
+    def update(self) -> None:
+        """Take in the model's present weights."""
+        keep = min(self.longest, self.updates / (self.updates + 1))
+        for mean, p in zip(self.means, self.model.parameters(), strict=True):
+            mean.lerp_(p.detach(), 1 - keep)
+        self.updates += 1
+
+    def in_place(self) -> Iterator[None]:
+        """Inside, the model has the averaged weights; afterwards its own again."""
+        return averaged_weights(self)
+
+
+@contextmanager
+def averaged_weights(average: WeightAverage) -> Iterator[None]:
+    """What `WeightAverage.in_place` does."""
+    # d_training_tricks.ipynb, "D.9 An average of the weights"
+    if not average.updates:
+        raise RuntimeError("WeightAverage: nothing to average yet; call update() first.")
+    own = [p.detach().clone() for p in average.model.parameters()]
+    try:
+        give_weights(average.model, average.means)
+        yield
+    finally:
+        give_weights(average.model, own)
+
+
+@torch.no_grad()
+def give_weights(model: nn.Module, values: Iterable[Tensor]) -> None:
+    """Give a model these weights, in the order of its parameters."""
+    # d_training_tricks.ipynb, "D.9 An average of the weights"
+    for p, value in zip(model.parameters(), values, strict=True):
+        p.copy_(value)
+
+
+def trial_loss(model: GPTModel, batch: Batch, trial: Trial) -> Tensor:
+    """Mean loss of a batch in nats, in the trial's precision; a single number."""
+    # d_training_tricks.ipynb, "D.10 Mixed precision"
+    device = next(model.parameters()).device
+    inputs, targets = (t.to(device) for t in batch)
+    half = trial.precision == "bfloat16"
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        logits = model(inputs).flatten(0, 1)  # (rows * tokens, vocab_size)
+    smooth = trial.label_smoothing
+    return F.cross_entropy(
+        logits.float(), targets.flatten(), ignore_index=IGNORED, label_smoothing=smooth
+    )
+
+
+def trial_optimizers(model: GPTModel, trial: Trial) -> list[torch.optim.Optimizer]:
+    """AdamW for all, or Muon for the matrices in the blocks and AdamW for the rest."""
+    # d_training_tricks.ipynb, "D.14 One loop, every switch, one table"
+    groups, decays = parameter_groups(model), trial.weight_decay
+    rest = decays if trial.decay_all else 0.0
+    tables = {"params": groups["tables"], "lr": trial.rate * trial.table_factor}
+    others = [tables | {"weight_decay": rest}, {"params": groups["vectors"], "weight_decay": rest}]
+    optimizers: list[torch.optim.Optimizer] = []
+    if trial.muon_rate:
+        matrices = [{"params": groups["fused"], "parts": 3}, {"params": groups["single"]}]
+        optimizers.append(Muon(matrices, lr=trial.muon_rate, weight_decay=decays))
+    else:
+        matrices = groups["fused"] + groups["single"]
+        others.insert(0, {"params": matrices, "weight_decay": decays})
+    betas = (0.9, trial.beta)
+    optimizers.append(torch.optim.AdamW(others, lr=trial.rate, betas=betas, fused=True))
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["peak"] = group["lr"]
+    return optimizers
+
+
+def trial_factor(trial: Trial, progress: float) -> float:
+    """The factor for the learning rates at this point of a trial.
+
+    Raises:
+        ValueError: an unknown schedule.
+    """
+    # d_training_tricks.ipynb, "D.14 One loop, every switch, one table"
+    if trial.schedule == "cosine":
+        return cosine_rate_at(progress, trial.warmup)
+    if trial.schedule not in ("constant", "wsd"):
+        raise ValueError(f'schedule={trial.schedule!r}, expected "constant", "cosine" or "wsd".')
+    decay = trial.decay if trial.schedule == "wsd" else 0.0
+    return wsd_rate_at(progress, trial.warmup, decay)
+
+
+def trial_step(
+    model: GPTModel,
+    optimizers: Sequence[torch.optim.Optimizer],
+    bites: Sequence[Batch],
+    trial: Trial,
+    factor: float,
+) -> tuple[float, float]:
+    """One update with rates times `factor`; the loss, and the gradient's length before clipping."""
+    # d_training_tricks.ipynb, "D.14 One loop, every switch, one table"
+    total, loss = sum(map(count_targets, bites)), 0.0
+    for bite in bites:
+        part = trial_loss(model, bite, trial) * (count_targets(bite) / total)
+        part.backward()
+        loss += part.item()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), trial.max_norm).item()
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["peak"]
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss, norm
+
+
+def look_at_trial(model: GPTModel, exam: Iterable[Batch], average: WeightAverage | None) -> float:
+    """The loss on the exam, of the averaged weights if there are any."""
+    # d_training_tricks.ipynb, "D.14 One loop, every switch, one table"
+    if average is None:
+        return evaluate(model, exam)
+    with average.in_place():
+        return evaluate(model, exam)
+
+
+@cache
+def trial_tokenizer(vocab_size: int) -> BPETokenizer:
+    """Chapter 2's story tokenizer, loaded once."""
+    # d_training_tricks.ipynb, "D.14 One loop, every switch, one table"
+    return story_tokenizer(vocab_size)
+
+
+def run_trial(trial: Trial, looks: int = 3) -> dict:
+    """Train once; the loss on held-out stories, at the end and at some points on the way.
+
+    Returns:
+        "loss": at the end, in nats per token; "looks": (share of the run, loss) pairs; "steps": a
+        dict for each step, with tokens, loss, norm and factor; "tokens"; "seconds" of training.
+    """
+    # d_training_tricks.ipynb, "D.14 One loop, every switch, one table"
+    tokenizer = trial_tokenizer(trial.vocab_size)
+    batches, exam = trial_batches(trial, tokenizer), trial_exam(tokenizer)
+    model = trial_model(trial)
+    optimizers = trial_optimizers(model, trial)
+    average = WeightAverage(model, trial.average) if trial.average else None
+    groups = [batches[i : i + trial.accumulate] for i in range(0, len(batches), trial.accumulate)]
+    total, read, seconds, steps, seen = sum(map(count_targets, batches)), 0, 0.0, [], []
+    with own_randomness(model, trial.seed):
+        for number, group in enumerate(groups, 1):
+            started, tokens = time.perf_counter(), sum(map(count_targets, group))
+            factor = trial_factor(trial, (read + tokens / 2) / total)
+            loss, norm = trial_step(model, optimizers, group, trial, factor)
+            if average:
+                average.update()
+            read, seconds = read + tokens, seconds + time.perf_counter() - started
+            steps.append({"tokens": read, "loss": loss, "norm": norm, "factor": factor})
+            if number * looks // len(groups) > (number - 1) * looks // len(groups):
+                seen.append((read / total, look_at_trial(model, exam, average)))
+    last = seen[-1][1]
+    return {"loss": last, "looks": seen, "steps": steps, "tokens": total, "seconds": seconds}
+
+
+# --------------------------------------------------------------------------------------------------
+# Appendix E · LoRA: a small change to a large model
+# e_lora/e_lora.ipynb
+# --------------------------------------------------------------------------------------------------
+
+
+def matrix_shape(layer: nn.Module) -> tuple[int, int]:
+    """(out, features) of a linear layer, also of one whose weight is kept in whole numbers.
+
+    Raises:
+        TypeError: it is no linear layer.
+    """
+    # e_lora.ipynb, "The layer that you keep"
+    if isinstance(layer, TiedHead) or not isinstance(layer, nn.Module):
+        kept = None
+    else:
+        kept = getattr(layer, "numbers", getattr(layer, "weight", None))
+    if kept is None or kept.dim() != 2 or isinstance(layer, nn.Embedding):
+        raise TypeError(
+            f"a {type(layer).__name__}: expected a linear layer with a matrix of its own, such as "
+            "nn.Linear, Int8Linear or FourBitLinear."
+        )
+    return tuple(kept.shape)
+
+
+# e_lora.ipynb, "The layer that you keep"
+Parts = Sequence[tuple[int, int]]  # ranges of rows (start, stop)
+
+
+def check_rank(rank: int, alpha: float) -> None:
+    """Raise ValueError unless `rank` is a whole number from 1 up and `alpha` above 0."""
+    # e_lora.ipynb, "The layer that you keep"
+    if type(rank) is not int or rank < 1:
+        raise ValueError(f"rank={rank!r}, expected a whole number from 1 up, such as 8.")
+    if not (alpha > 0 and math.isfinite(alpha)):
+        raise ValueError(f"alpha={alpha!r}, expected a number above 0, such as 2 * rank.")
+
+
+def check_parts(parts: Parts | None, out: int) -> tuple[tuple[int, int], ...]:
+    """The parts of the output, in order; all of it for None.
+
+    Raises:
+        ValueError: a part that is empty, overlaps another, or reaches past the output.
+    """
+    # e_lora.ipynb, "The layer that you keep"
+    chosen = ((0, out),) if parts is None else tuple(sorted((int(a), int(b)) for a, b in parts))
+    ends = [0, *(stop for _, stop in chosen)]
+    fits = all(end <= a < b <= out for end, (a, b) in zip(ends, chosen, strict=False))
+    if not chosen or not fits:
+        raise ValueError(
+            f"parts={parts}, expected pairs (start, stop) from 0 to {out} that do not overlap, "
+            f"such as [(0, {out // 2})], or None for all."
+        )
+    return chosen
+
+
+class LowRankChange(nn.Module):
+    """A learned change of rank `rank`: scale * B A, for all rows of a matrix or for some.
+
+    A starts at random and B at zero, so at first the change is nothing. Each of the `parts`,
+    rows (start, stop) of the output, has an A and a B of its own; all parts stand in one tensor.
+
+    Shape:
+        A: (parts * rank, features); B: (rows in all parts, rank).
+    """
+
+    # e_lora.ipynb, "The layer that you keep"
+
+    def __init__(
+        self, shape: tuple[int, int], rank: int, alpha: float, parts: Parts | None = None
+    ) -> None:
+        super().__init__()
+        check_rank(rank, alpha)
+        self.out, features = shape
+        self.parts = check_parts(parts, self.out)
+        self.rank, self.scale = rank, alpha / rank
+        self.A = nn.Parameter(torch.empty(len(self.parts) * rank, features))
+        self.B = nn.Parameter(torch.zeros(sum(b - a for a, b in self.parts), rank))
+
+    def delta(self) -> Tensor:
+        """The change of the weight, written out: (out, features)."""
+        return self.scale * (wide_B(self) @ self.A)
+
+    def change(self, x: Tensor) -> Tensor:
+        """The change times x, (..., out), without ever making the large matrix."""
+        return self.scale * F.linear(F.linear(x, self.A), wide_B(self))
+
+
+def wide_B(change: LowRankChange) -> Tensor:
+    """B with a row for each output and a column for each row of A; zero where nothing changes."""
+    # e_lora.ipynb, "The layer that you keep"
+    if change.parts == ((0, change.out),):
+        return change.B
+    wide, row, rank = change.B.new_zeros(change.out, len(change.A)), 0, change.rank
+    for i, (start, stop) in enumerate(change.parts):
+        own = change.B[row : row + stop - start]
+        wide[start:stop, i * rank : (i + 1) * rank] = own
+        row += stop - start
+    return wide
+
+
+class LoRALinear(LowRankChange):
+    """A frozen linear layer with a learned change of low rank: base(x) + alpha / rank * B(A x).
+
+    Shape:
+        x: (..., features); result: (..., out).
+
+    Raises:
+        TypeError: `base` is no linear layer.
+        ValueError: rank, alpha or parts make no sense.
+
+    Source: Hu et al. (2022), "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.
+    """
+
+    # e_lora.ipynb, "The layer that you keep"
+
+    def __init__(
+        self,
+        base: nn.Module,
+        rank: int,
+        alpha: float,
+        parts: Parts | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(matrix_shape(base), rank, alpha, parts)
+        self.base, self.kept = base.requires_grad_(False), ()  # kept: its weight while merged
+        bound = self.A.shape[1] ** -0.5
+        nn.init.uniform_(self.A, -bound, bound, generator=generator)
+        self.to((*base.parameters(), *base.buffers())[0].device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) if self.kept else self.base(x) + self.change(x)
+
+
+# e_lora.ipynb, "E.4 Into the model"
+LORA_TARGETS = {
+    "q": "attention.qkv",
+    "k": "attention.qkv",
+    "v": "attention.qkv",
+    "out": "attention.out",
+    "up": "feed_forward.up",
+    "down": "feed_forward.down",
+}
+ATTENTION_TARGETS = ("q", "k", "v", "out")
+ALL_TARGETS = tuple(LORA_TARGETS)
+
+
+def check_targets(targets: Sequence[str]) -> tuple[str, ...]:
+    """The targets, in the order of LORA_TARGETS.
+
+    Raises:
+        ValueError: none, one twice, or one that a block does not have.
+    """
+    # e_lora.ipynb, "E.4 Into the model"
+    chosen = (targets,) if isinstance(targets, str) else tuple(targets)
+    unknown = [name for name in chosen if name not in LORA_TARGETS]
+    ends = [name for name in unknown if name in ("head", "output_head", "token_embedding")]
+    if ends:
+        raise ValueError(
+            f"targets: {ends[0]!r} is no matrix inside the blocks. A tied head is the token "
+            "embedding's own table: to train both ends give trainable=['token_embedding'], or "
+            "new_rows=… for its last rows. A classifier's head is trained anyway."
+        )
+    if unknown or not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(
+            f"targets={targets!r}, expected some of {', '.join(LORA_TARGETS)}, each once."
+        )
+    return tuple(name for name in LORA_TARGETS if name in chosen)
+
+
+def thirds(attention: nn.Module) -> dict[str, tuple[int, int]]:
+    """Which rows of a fused projection give queries, keys and values; groups may share keys."""
+    # e_lora.ipynb, "E.4 Into the model"
+    queries = attention.num_heads * attention.head_dim
+    shared = getattr(attention, "num_kv_heads", attention.num_heads) * attention.head_dim
+    return {
+        "q": (0, queries),
+        "k": (queries, queries + shared),
+        "v": (queries + shared, queries + 2 * shared),
+    }
+
+
+class NewRowsEmbedding(nn.Module):
+    """A frozen embedding whose last `count` rows are trained: the tokens that are new.
+
+    `weight` is the whole table, for a head that is tied to it.
+
+    Shape:
+        ids: any; result: (*ids.shape, embed_dim).
+
+    Raises:
+        ValueError: `count` is not from 1 to the number of rows.
+    """
+
+    # e_lora.ipynb, "E.4 Into the model"
+
+    def __init__(self, base: nn.Module, count: int) -> None:
+        super().__init__()
+        table = base.weight.detach()
+        if not 1 <= count <= len(table):
+            raise ValueError(
+                f"new_rows={count}, expected 1 to {len(table)}, the rows of the table."
+            )
+        self.base, self.new = base.requires_grad_(False), nn.Parameter(table[-count:].clone())
+
+    @property
+    def weight(self) -> Tensor:
+        """All rows: (vocab_size, embed_dim)."""
+        return torch.cat([self.base.weight[: -len(self.new)], self.new])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+
+def train_new_rows(model: GPTModel, count: int) -> None:
+    """Let the last rows of the token embedding be trained; a tied head reads them, too."""
+    # e_lora.ipynb, "E.4 Into the model"
+    model.token_embedding = NewRowsEmbedding(model.token_embedding, count)
+    if isinstance(model.output_head, TiedHead):
+        model.output_head = TiedHead(model.token_embedding)
+
+
+def own_parameters(model: nn.Module, names: Sequence[str]) -> set[int]:
+    """The ids of all parameters inside the modules of these names.
+
+    Raises:
+        ValueError: the model has no module of such a name, or the module has no parameters.
+    """
+    # e_lora.ipynb, "E.4 Into the model"
+    found = {name: m for name, m in model.named_modules() if name in names}
+    for name in names:
+        if name not in found or not list(found[name].parameters()):
+            tied = " A tied head has none of its own: name token_embedding." * ("head" in name)
+            known = [child for child, _ in model.named_children()]
+            raise ValueError(
+                f"trainable: {name!r} names no module with parameters; the model has {known}.{tied}"
+            )
+    return {id(p) for module in found.values() for p in module.parameters()}
+
+
+def sharing_copy(model: nn.Module, own: Sequence[str] = ()) -> nn.Module:
+    """A copy whose parameters are frozen and lie where the model's lie: no number is copied.
+
+    Modules named in `own` get numbers of their own, to be trained. Raises as `own_parameters`.
+    """
+    # e_lora.ipynb, "E.4 Into the model"
+    mine, memo = own_parameters(model, own), {id(b): b for b in model.buffers()}
+    for p in model.parameters():
+        if id(p) not in mine:
+            memo[id(p)] = nn.Parameter(p.detach(), requires_grad=False)
+    copied = copy.deepcopy(model, memo)
+    for name in own:
+        copied.get_submodule(name).requires_grad_(True)
+    return copied
+
+
+def base_key(model: nn.Module) -> str:
+    """A short key of all that is frozen in a model: another base, another key."""
+    # e_lora.ipynb, "E.4 Into the model"
+    digest = hashlib.sha256()
+    frozen = [(n, p) for n, p in model.named_parameters() if not p.requires_grad]
+    for name, tensor in [*frozen, *model.named_buffers()]:
+        if name == "token_embedding.base.weight":  # rows that the adapter replaces do not count
+            tensor = tensor[: -len(model.token_embedding.new)]
+        raw = tensor.detach().flatten().contiguous().view(torch.uint8).cpu()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_base(model: nn.Module) -> None:
+    """Raise TypeError or ValueError if no adapter can be put on this."""
+    # e_lora.ipynb, "E.4 Into the model"
+    if not isinstance(model, GPTModel):
+        raise TypeError(
+            f"a {type(model).__name__}: expected a GPTModel of chapter 4 or a classifier of "
+            "chapter 6. For another network, put LoRALinear around its layers yourself."
+        )
+    if lora_layers(model):
+        raise ValueError(
+            "the model has an adapter already: give the base model, or without_lora(model)."
+        )
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    """All LoRALinear layers inside, by name."""
+    # e_lora.ipynb, "E.4 Into the model"
+    return {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
+
+
+def adapt_block(
+    block: nn.Module, rank: int, alpha: float, targets: Sequence[str], dice: torch.Generator
+) -> None:
+    """Put a LoRALinear around each target of a block, in place."""
+    # e_lora.ipynb, "E.4 Into the model"
+    rows = thirds(block.attention)
+    for path in dict.fromkeys(LORA_TARGETS[name] for name in targets):
+        part, name = path.split(".")
+        holder = block.get_submodule(part)
+        parts = [rows[t] for t in rows if t in targets] if name == "qkv" else None
+        setattr(holder, name, LoRALinear(getattr(holder, name), rank, alpha, parts, dice))
+
+
+def add_lora(
+    model: GPTModel,
+    rank: int = 8,
+    alpha: float = 16.0,
+    targets: Sequence[str] = ("q", "v"),
+    *,
+    trainable: Sequence[str] = (),  # modules to train whole, such as "final_norm"
+    new_rows: int = 0,  # so many last rows of the token embedding are trained
+    seed: int = 0,
+) -> GPTModel:
+    """A copy of `model` with a low-rank change on the targets of each block; the rest is frozen.
+
+    The copy shares the model's weights, so several copies stand on one base. A head with weights
+    of its own, as a classifier's, is trained, too. `targets`: some of LORA_TARGETS.
+
+    Raises: TypeError or ValueError if the model or the settings do not allow it; says what to do.
+    """
+    # e_lora.ipynb, "E.4 Into the model"
+    check_base(model)
+    tied = isinstance(model.output_head, TiedHead)
+    tuned = sharing_copy(model, [*trainable, *([] if tied else ["output_head"])])
+    chosen, dice = check_targets(targets), torch.Generator().manual_seed(seed)
+    for block in tuned.blocks:
+        adapt_block(block, rank, alpha, chosen, dice)
+    if new_rows:
+        train_new_rows(tuned, new_rows)
+    settings = {"rank": rank, "alpha": alpha, "targets": list(chosen)}
+    tuned.lora = settings | {"trainable": list(trainable), "new_rows": new_rows}
+    tuned.lora_names = [name for name, p in tuned.named_parameters() if p.requires_grad]
+    tuned.lora_base = base_key(tuned)
+    return tuned
+
+
+def trained_parameters(model: nn.Module) -> int:
+    """How many numbers get a gradient."""
+    # e_lora.ipynb, "The ledger"
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def lora_ledger(
+    model: GPTModel, rank: int, targets: Sequence[str] = ("q", "v"), new_rows: int = 0
+) -> dict[str, int]:
+    """How many numbers an adapter learns, by target, worked out without making it.
+
+    They add up to `trained_parameters(add_lora(model, rank, targets=targets, …))`.
+    """
+    # e_lora.ipynb, "The ledger"
+    dim, layers = model.config.embed_dim, model.config.num_layers
+    rows = {name: stop - start for name, (start, stop) in thirds(model.blocks[0].attention).items()}
+    sizes = {name: (rows[name], dim) for name in rows}
+    sizes |= {"out": (dim, dim), "up": (4 * dim, dim), "down": (dim, 4 * dim)}
+    ledger = {t: layers * rank * sum(sizes[t]) for t in check_targets(targets)}
+    head = 0 if isinstance(model.output_head, TiedHead) else model.output_head.weight.numel()
+    bias = 0 if not head or model.output_head.bias is None else model.output_head.bias.numel()
+    return ledger | {"head": head + bias, "new rows": new_rows * dim}
+
+
+def lora_tuning(seed: int = 0, rate: float = 0.005, **changes: object) -> Recipe:
+    """A recipe to train an adapter: AdamW for A and B at `rate`, gentle elsewhere.
+
+    Example:
+        >>> lora_tuning(rate=0.01).matrix_optimizer
+        'adamw'
+    """
+    # e_lora.ipynb, "E.5 Teach it something"
+    usual = {"matrix_rate": rate, "table_rate": 0.002, "vector_rate": 0.002, "momentum": 0.9}
+    return Recipe("adamw", **usual | {"seed": seed} | changes)
+
+
+@torch.no_grad()
+def merge_lora(model: nn.Module) -> None:
+    """Add each change into its layer's weight, in place; the base that others share stays as it is.
+
+    Raises:
+        ValueError: no adapter, merged already, or the base is kept in whole numbers.
+    """
+    # e_lora.ipynb, "E.8 Merge: an ordinary model again"
+    layers = lora_layers(model)
+    if not layers or any(layer.kept for layer in layers.values()):
+        what = "is merged already: unmerge_lora first" if layers else "has no adapter: see add_lora"
+        raise ValueError(f"merge_lora: the model {what}.")
+    for name, layer in layers.items():
+        if not isinstance(layer.base, nn.Linear):
+            raise ValueError(
+                f"merge_lora: {name} stands on a {type(layer.base).__name__}, and a small change "
+                "would be lost between its few levels. Keep the adapter apart, or merge it into "
+                "the model that was not rounded."
+            )
+    for layer in layers.values():
+        layer.kept = (layer.base.weight,)
+        layer.base.weight = nn.Parameter(layer.kept[0] + layer.delta(), requires_grad=False)
+
+
+def unmerge_lora(model: nn.Module) -> None:
+    """Go back to the base's own weights, bit for bit, and add the changes in each pass again.
+
+    Raises:
+        ValueError: it is not merged.
+    """
+    # e_lora.ipynb, "E.8 Merge: an ordinary model again"
+    layers = lora_layers(model)
+    if not layers or not all(layer.kept for layer in layers.values()):
+        raise ValueError("unmerge_lora: the model is not merged: merge_lora first.")
+    for layer in layers.values():
+        layer.base.weight = nn.Parameter(layer.kept[0].to(layer.A.device), requires_grad=False)
+        layer.kept = ()
+
+
+@torch.no_grad()
+def without_lora(model: GPTModel, merged: bool = True) -> GPTModel:
+    """An ordinary model with weights of its own: with the adapter's change in them, or without.
+
+    Without `merged` it is the base, with the head and new rows as they were trained.
+
+    Raises:
+        ValueError: no adapter, or merging into whole numbers.
+    """
+    # e_lora.ipynb, "E.8 Merge: an ordinary model again"
+    plain = copy.deepcopy(model)
+    layers = lora_layers(plain)
+    if merged and not any(layer.kept for layer in layers.values()):
+        merge_lora(plain)
+    if not merged and any(layer.kept for layer in layers.values()):
+        unmerge_lora(plain)
+    for name, layer in layers.items():
+        holder, _, last = name.rpartition(".")
+        setattr(plain.get_submodule(holder), last, layer.base)
+    if isinstance(plain.token_embedding, NewRowsEmbedding):
+        tied = isinstance(plain.output_head, TiedHead)
+        plain.token_embedding = nn.Embedding.from_pretrained(plain.token_embedding.weight)
+        plain.output_head = TiedHead(plain.token_embedding) if tied else plain.output_head
+    for name in ("lora", "lora_names", "lora_base"):
+        delattr(plain, name)
+    return plain.requires_grad_(True)
+
+
+def adapter_tensors(model: GPTModel) -> dict[str, Tensor]:
+    """All that an adapter consists of, by name: A and B, a head of its own, new rows.
+
+    Raises:
+        ValueError: the model has no adapter.
+    """
+    # e_lora.ipynb, "E.9 A file of its own, and several on one base"
+    if not hasattr(model, "lora_names"):
+        raise ValueError(f"a {type(model).__name__} without an adapter: see add_lora.")
+    named = dict(model.named_parameters())
+    return {name: named[name].detach() for name in model.lora_names}
+
+
+def save_adapter(path: str | Path, model: GPTModel, **notes: object) -> None:
+    """Save the adapter alone as `path`, a .safetensors, and a .json that says which base it needs.
+
+    Raises:
+        ValueError: no adapter, or the path has another ending.
+        TypeError: JSON cannot hold the notes.
+    """
+    # e_lora.ipynb, "E.9 A file of its own, and several on one base"
+    weights, sheet = both_files(path)
+    tensors = {f"adapter.{n}": t.cpu().contiguous() for n, t in adapter_tensors(model).items()}
+    key = secrets.token_hex(8)
+    content = {"format": CHECKPOINT_FORMAT, "key": key, "config": asdict(model.config)}
+    content |= {"adapter": model.lora, "base": model.lora_base, "notes": notes}
+    text = json.dumps(content, indent=1)
+    with written_whole(sheet) as new_sheet, written_whole(weights) as new_weights:
+        save_file(tensors, new_weights, metadata={"key": key})
+        new_sheet.write_text(text, encoding="utf-8")
+
+
+def check_adapter(path: str | Path, content: dict, base: GPTModel) -> None:
+    """Raise ValueError if a file's description is of no adapter, or of one for another shape."""
+    # e_lora.ipynb, "E.9 A file of its own, and several on one base"
+    if "adapter" not in content:
+        raise ValueError(f"{path} holds a whole model: load it with load_checkpoint.")
+    if other := differences(content["config"], asdict(base.config)):
+        raise ValueError(
+            f"the adapter in {path} belongs to a base of another shape: {'; '.join(other)}. Give "
+            "the model that it was trained on."
+        )
+
+
+def check_same_base(path: str | Path, content: dict, model: GPTModel, found: dict) -> None:
+    """Raise ValueError unless the tensors `found` fit, and were trained on this model's base."""
+    # e_lora.ipynb, "E.9 A file of its own, and several on one base"
+    wanted = {name: t.shape for name, t in adapter_tensors(model).items()}
+    if wrong := {n for n in wanted | found if n not in found or wanted.get(n) != found[n].shape}:
+        raise ValueError(
+            f"the adapter in {path} does not fit this base in {sorted(wrong)}: it was trained on "
+            "another kind of model, such as a classifier with another head."
+        )
+    if content["base"] != model.lora_base:
+        raise ValueError(
+            f"the adapter in {path} was trained on other weights (base {content['base']}, this is "
+            f"{model.lora_base}): a change is of use only on what it changes. Give the model that "
+            "it was trained on, or train it anew on this one."
+        )
+
+
+def load_adapter(path: str | Path, base: GPTModel) -> tuple[GPTModel, dict]:
+    """A copy of `base`, sharing its weights, with the adapter that was saved; and its notes.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_checkpoint`; or the file holds no adapter, or one
+            that was trained on another base.
+    """
+    # e_lora.ipynb, "E.9 A file of its own, and several on one base"
+    check_base(base)
+    tensors, content = read_checkpoint(path)
+    check_adapter(path, content, base)
+    model = add_lora(base, **content["adapter"])
+    found = {name.removeprefix("adapter."): t for name, t in tensors.items()}
+    check_same_base(path, content, model, found)
+    with torch.no_grad():
+        for name, tensor in adapter_tensors(model).items():
+            tensor.copy_(found[name])
+    return model.eval(), content["notes"]
+
+
+def normal_levels() -> Tensor:
+    """Sixteen levels from -1 to 1 that lie as a bell curve's numbers do, one of them 0 (NF4).
+
+    Shape:
+        result: (16,), rising.
+
+    Source: Dettmers et al. (2023), "QLoRA: Efficient Finetuning of Quantized LLMs", section 3.
+    """
+    # e_lora.ipynb, "E.11 A base in four bits"
+    edge = 1 - (1 / 32 + 1 / 30) / 2  # the outermost share; both ends of the bell curve stay in
+    above = torch.special.ndtri(torch.linspace(0.5, edge, 9, dtype=torch.float64))
+    below = -torch.special.ndtri(torch.linspace(0.5, edge, 8, dtype=torch.float64))
+    levels = torch.cat([below[1:].flip(0), above])  # 7 below 0, then 0, then 8 above
+    return (levels / levels.abs().max()).float()
+
+
+def even_levels() -> Tensor:
+    """Sixteen levels in even steps: the whole numbers of four bits, -8 to 7, over 7.
+
+    The largest number of a block falls on 1 or -1, so the lowest level is never used.
+    """
+    # e_lora.ipynb, "E.11 A base in four bits"
+    return torch.arange(-8, 8) / 7
+
+
+def quantise_to_levels(weight: Tensor, levels: Tensor, block: int = 64) -> tuple[Tensor, Tensor]:
+    """The nearest level of each number, and for each `block` of numbers the largest size in it.
+
+    Shape:
+        weight: any; result: uint8 of as many numbers in a row, filled up to whole blocks; and
+        scales (blocks, 1).
+
+    Raises:
+        ValueError: `block` below 2 or odd.
+    """
+    # e_lora.ipynb, "E.11 A base in four bits"
+    if block < 2 or block % 2:
+        raise ValueError(f"block={block}, expected an even number from 2 up, such as 64.")
+    flat = weight.detach().flatten()
+    rows = F.pad(flat, (0, -len(flat) % block)).view(-1, block)
+    scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12)
+    middles = (levels[1:] + levels[:-1]) / 2
+    return torch.bucketize(rows / scale, middles).to(torch.uint8).flatten(), scale
+
+
+def pack_pairs(codes: Tensor) -> Tensor:
+    """Numbers from 0 to 15, two in each byte. Shape: (n,), n even -> (n / 2,), uint8."""
+    # e_lora.ipynb, "E.11 A base in four bits"
+    return codes[::2] * 16 + codes[1::2]
+
+
+def unpack_pairs(packed: Tensor) -> Tensor:
+    """The numbers that `pack_pairs` packed. Shape: (n / 2,) -> (n,)."""
+    # e_lora.ipynb, "E.11 A base in four bits"
+    return torch.stack([packed // 16, packed % 16], dim=1).flatten()
+
+
+class RoundedProduct(torch.autograd.Function):
+    """x times a matrix that is unpacked when needed, on the way back once more: never kept."""
+
+    # e_lora.ipynb, "E.11 A base in four bits"
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor, layer: nn.Module) -> Tensor:
+        ctx.layer = layer
+        return F.linear(x, layer.weight)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient @ ctx.layer.weight, None
+
+
+class FourBitLinear(nn.Module):
+    """A frozen linear layer with its weight in four bits, made from an ordinary one.
+
+    Shape:
+        x: (..., features); result: (..., out).
+
+    Source: Dettmers et al. (2023), "QLoRA: Efficient Finetuning of Quantized LLMs", section 3.
+    """
+
+    # e_lora.ipynb, "E.11 A base in four bits"
+
+    def __init__(self, linear: nn.Linear, levels: Tensor | None = None, block: int = 64) -> None:
+        super().__init__()
+        levels = (normal_levels() if levels is None else levels).to(linear.weight.device)
+        if levels.shape != (16,):
+            raise ValueError(f"levels: shape {tuple(levels.shape)}, expected (16,), rising.")
+        codes, scale = quantise_to_levels(linear.weight, levels, block)
+        self.shape = tuple(linear.weight.shape)
+        self.register_buffer("packed", pack_pairs(codes))
+        self.register_buffer("scale", scale)
+        self.register_buffer("levels", levels)
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole matrix as floats again: (out, features)."""
+        rows = self.levels[unpack_pairs(self.packed).long()].view(len(self.scale), -1) * self.scale
+        return rows.flatten()[: math.prod(self.shape)].view(self.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = RoundedProduct.apply(x, self)
+        return out if self.bias is None else out + self.bias
+
+
+def replace_matrices(
+    model: GPTModel,
+    make: Callable[[nn.Linear], nn.Module],
+    embedding: Callable[[nn.Embedding], nn.Module] | None = None,
+) -> GPTModel:
+    """A frozen copy of `model` whose blocks hold `make(linear)` in place of each linear layer.
+
+    Norms, positions and a head with weights of its own stay as they are. Put an adapter on it to
+    train it.
+
+    Args:
+        embedding: what to put in place of the token embedding; a tied head then reads from it.
+
+    Raises:
+        TypeError, ValueError: the model is no GPTModel, or has an adapter already.
+
+    Example:
+        >>> small = replace_matrices(gpt, FourBitLinear)
+    """
+    # e_lora.ipynb, "E.11 A base in four bits"
+    check_base(model)
+    small = copy.deepcopy(model).requires_grad_(False)
+    for part in [m for block in small.blocks for m in block.modules()]:
+        for name, child in list(part.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(part, name, make(child))
+    if embedding is not None:
+        small.token_embedding = embedding(small.token_embedding)
+        if isinstance(small.output_head, TiedHead):
+            small.output_head = TiedHead(small.token_embedding)
+    return small.eval()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -805,6 +2172,50 @@ def check_speculation(
     check_sampling(known["temperature"], known["top_k"], known["top_p"])
 
 
+def small_draft() -> GPTModel:
+    """A draft for the story model: a quarter of its width, one layer, a twelfth of its stories."""
+    # f_fast_inference.ipynb, "Two drafts"
+    recipe = replace(StoryRecipe(), embed_dim=32, num_heads=2, num_layers=1, total_tokens=400_000)
+    return story_model(recipe)[0]
+
+
+class PairTable:
+    """For each pair of tokens, what followed it in some texts; a guess for what comes next.
+
+    Shape:
+        a call takes a list of ids and gives the logits of the next token, (vocab_size,).
+    """
+
+    # f_fast_inference.ipynb, "Two drafts"
+
+    def __init__(self, texts: list[list[int]], vocab_size: int) -> None:
+        self.counts: dict[tuple[int, ...], Counter] = {}
+        self.vocab_size = vocab_size
+        for text in texts:
+            for i in range(1, len(text)):
+                for key in ((text[i - 1],), tuple(text[max(i - 2, 0) : i])):
+                    self.counts.setdefault(key, Counter())[text[i]] += 1
+
+    def __call__(self, ids: list[int]) -> Tensor:
+        found = self.counts.get(tuple(ids[-2:])) or self.counts.get(tuple(ids[-1:])) or {0: 1}
+        logits = torch.full((self.vocab_size,), -12.0)  # all others: very unlikely
+        logits[list(found)] = torch.tensor(list(found.values())).float().log()
+        return logits
+
+
+def deepened(model: GPTModel, num_layers: int) -> GPTModel:
+    """A copy with more blocks, which add nothing: same logits, more work."""
+    # f_fast_inference.ipynb, "Two drafts"
+    deep = GPTModel(replace(model.config, num_layers=num_layers), seed=0)
+    deep.to(next(model.parameters()).device)
+    deep.load_state_dict(model.state_dict(), strict=False)
+    for block in deep.blocks[model.config.num_layers :]:
+        for layer in (block.attention.out, block.feed_forward.down):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return deep.eval()
+
+
 class StaticStep:
     """One decode step of fixed shapes, for torch.compile: all of the cache is looked at, masked.
 
@@ -1177,3 +2588,2216 @@ def put_in_line(service: Service, job: Job) -> Job:
         service.open_jobs += 1
         service.inbox.put(job)
     return job
+
+
+# --------------------------------------------------------------------------------------------------
+# Appendix I · Modern architectures: from GPT-2 to today, one change at a time
+# i_modern_architectures/i_modern_architectures.ipynb
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rope:
+    """How fast the pairs of numbers in queries and keys are turned, by position.
+
+    Source: Su et al. (2021), "RoFormer: Enhanced Transformer with Rotary Position Embedding".
+    """
+
+    # i_modern_architectures.ipynb, "I.1 One model with switches"
+
+    base: float = 10_000.0  # the slowest pair turns about once in 2π · base tokens
+    scaling: str = "none"  # for longer texts than those of the training: "linear" or "llama3"
+    factor: float = 1.0  # so many times as slow
+    low: float = 1.0  # llama3: pairs with fewer turns than this in `trained_length` are slowed
+    high: float = 4.0  # llama3: pairs with more turns than this are left alone
+    trained_length: int = 8192  # llama3: how long the texts of the training were
+
+
+@dataclass(frozen=True)
+class ModernSizes:
+    """The sizes of a model; each is a whole number from 1 up."""
+
+    # i_modern_architectures.ipynb, "I.1 One model with switches"
+
+    vocab_size: int
+    context_length: int
+    embed_dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int  # heads of keys and values; fewer than num_heads: shared (I.5)
+    head_dim: int  # need not be embed_dim / num_heads
+    hidden_dim: int  # width of the feed-forward layer, or of each expert
+
+
+@dataclass(frozen=True)
+class ModernConfig(ModernSizes):
+    """Every choice that tells one family of models from another. Raises: `check_modern`."""
+
+    # i_modern_architectures.ipynb, "I.1 One model with switches"
+
+    norm: str = "rms"  # or "layer" (I.2)
+    norm_eps: float = 1e-6
+    norm_offset: float = 0.0  # added to the norms' weights: 1 in Gemma, which stores them so
+    norm_place: str = "pre"  # or "post", "sandwich" (I.6)
+    positions: str = "rope"  # or "learned" (I.3)
+    rope: Rope = Rope()
+    local_rope: Rope | None = None  # of layers with a window, if theirs differs
+    feed_forward: str = "silu"  # gated, or "gelu_gated"; "gelu" is chapter 4's (I.4)
+    bias: bool = False  # in attention's linear layers
+    qk_norm: str = "none"  # or "head", "all" (I.5)
+    window: int | None = None  # how many tokens a token looks at, itself among them (I.5)
+    global_layers: tuple[int, ...] = ()  # layers that look at everything all the same
+    attention_scale: float | None = None  # instead of 1 / √head_dim
+    embed_scale: bool = False  # multiply the embedding by √embed_dim
+    tied: bool = True  # one matrix as embedding and as output head
+    num_experts: int = 0  # 0: no mixture (I.7)
+    experts_per_token: int = 0
+    renormalise: bool = True  # let the chosen experts' weights sum to 1
+
+    def __post_init__(self) -> None:
+        check_modern(self)
+
+
+# i_modern_architectures.ipynb, "I.1 One model with switches"
+MODERN_CHOICES = {
+    "norm": ("layer", "rms"),
+    "norm_place": ("pre", "post", "sandwich"),
+    "positions": ("learned", "rope"),
+    "feed_forward": ("gelu", "silu", "gelu_gated"),
+    "qk_norm": ("none", "head", "all"),
+}
+
+
+def check_modern(config: ModernConfig) -> None:
+    """Raise ValueError, naming the field, if no model can be built from `config`."""
+    # i_modern_architectures.ipynb, "I.1 One model with switches"
+    for name, choices in MODERN_CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise ValueError(f"ModernConfig: {name}={getattr(config, name)!r}, expected {choices}.")
+    for name in [field.name for field in fields(ModernSizes)]:
+        value = getattr(config, name)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"ModernConfig: {name}={value!r}, expected a whole number from 1 up.")
+    check_groups(config.num_heads, config.num_kv_heads)
+    check_details(config)
+
+
+def check_details(config: ModernConfig) -> None:
+    """Raise ValueError if the choices do not go together."""
+    # i_modern_architectures.ipynb, "I.1 One model with switches"
+    if config.positions == "rope" and config.head_dim % 2:
+        raise ValueError(f"head_dim={config.head_dim}: rope turns pairs; take an even number.")
+    if config.feed_forward == "gelu" and config.hidden_dim != 4 * config.embed_dim:
+        four = 4 * config.embed_dim
+        raise ValueError(f"hidden_dim={config.hidden_dim}: GPT-2's is 4 · embed_dim = {four}.")
+    if config.feed_forward == "gelu" and config.num_experts:
+        raise ValueError('num_experts: experts are gated here; take feed_forward="silu".')
+    if config.window is not None and config.window < 1:
+        raise ValueError(f"window={config.window}, expected None or 1 and more tokens.")
+    if config.num_experts and not 1 <= config.experts_per_token <= config.num_experts:
+        raise ValueError(
+            f"experts_per_token={config.experts_per_token}, expected 1 to {config.num_experts}."
+        )
+
+
+class RMSNorm(nn.Module):
+    """Divide a token's vector by the root of its mean square, then scale; computed in float32.
+
+    Shape:
+        x: (..., dim); result: the same.
+
+    Source: Zhang and Sennrich (2019), "Root Mean Square Layer Normalization".
+    """
+
+    # i_modern_architectures.ipynb, "I.2 RMSNorm: half of a LayerNorm"
+
+    def __init__(self, dim: int, eps: float = 1e-6, offset: float = 0.0) -> None:
+        super().__init__()
+        self.eps, self.offset = eps, offset
+        self.weight = nn.Parameter(torch.full((dim,), 1.0 - offset))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight.float() + self.offset if self.offset else self.weight.float()
+        return F.rms_norm(x.float(), scale.shape, scale, self.eps).to(x.dtype)
+
+
+def make_norm(config: ModernConfig, dim: int | None = None) -> nn.Module:
+    """The configuration's norm, for vectors of `dim` numbers, or else of `embed_dim`."""
+    # i_modern_architectures.ipynb, "I.2 RMSNorm: half of a LayerNorm"
+    dim = dim or config.embed_dim
+    if config.norm == "layer":
+        return LayerNorm(dim, config.norm_eps)
+    return RMSNorm(dim, config.norm_eps, config.norm_offset)
+
+
+@lru_cache(maxsize=64)
+def rope_speeds(head_dim: int, rope: Rope) -> Tensor:
+    """Radians that each pair turns per token, fastest first, scaling included.
+
+    Shape:
+        result: (head_dim / 2,).
+
+    Raises: ValueError for an unknown `scaling`.
+    Source: Su et al. (2021), "RoFormer"; linear scaling: Chen et al. (2023), "Extending Context
+    Window of Large Language Models via Positional Interpolation"; llama3: Llama 3.1's own code.
+    """
+    # i_modern_architectures.ipynb, "I.3 RoPE: turn instead of add"
+    speeds = rope.base ** -(torch.arange(0, head_dim, 2, device="cpu") / head_dim)
+    if rope.scaling == "none":
+        return speeds
+    if rope.scaling == "linear":
+        return speeds / rope.factor
+    if rope.scaling != "llama3":
+        raise ValueError(f"scaling={rope.scaling!r}, expected 'none', 'linear' or 'llama3'.")
+    turns = rope.trained_length * speeds / (2 * math.pi)  # made within a text of the training
+    keep = ((turns - rope.low) / (rope.high - rope.low)).clamp(0, 1)
+    return speeds * (keep + (1 - keep) / rope.factor)
+
+
+def turn_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (number i, number i + head_dim / 2) of queries or keys.
+
+    Shape:
+        x: (batch, heads, tokens, head_dim); cos, sin: (tokens, head_dim / 2); result: as x.
+
+    Source: Su et al. (2021), "RoFormer"; halves instead of neighbours as in Llama's weights.
+    """
+    # i_modern_architectures.ipynb, "I.3 RoPE: turn instead of add"
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def turn_angles(
+    positions: Tensor, head_dim: int, rope: Rope, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of each pair's angle at these positions, both (tokens, head_dim / 2)."""
+    # i_modern_architectures.ipynb, "I.3 RoPE: turn instead of add"
+    speeds = rope_speeds(head_dim, rope).to(positions.device)
+    angles = positions[:, None] * speeds
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+class GatedFeedForward(nn.Module):
+    """Two wide vectors, one bent and multiplied onto the other, and back.
+
+    Shape:
+        x: (..., embed_dim); result: the same.
+
+    Source: Shazeer (2020), "GLU Variants Improve Transformer".
+    """
+
+    # i_modern_architectures.ipynb, "I.4 A gate in the feed-forward layer"
+
+    def __init__(self, embed_dim: int, hidden_dim: int, bend: str = "silu") -> None:
+        super().__init__()
+        self.gate = nn.Linear(embed_dim, hidden_dim, bias=False)
+        self.up = nn.Linear(embed_dim, hidden_dim, bias=False)
+        self.down = nn.Linear(hidden_dim, embed_dim, bias=False)
+        self.bend = F.silu if bend == "silu" else partial(F.gelu, approximate="tanh")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.bend(self.gate(x)) * self.up(x))
+
+
+def window_mask(
+    tokens: int, seen: int, window: int | None, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Which of the `seen` last tokens each of the `tokens` newest may look at.
+
+    Shape:
+        result: (tokens, seen), True where it may.
+
+    Example:
+        >>> window_mask(2, 4, 2).int().tolist()
+        [[0, 1, 1, 0], [0, 0, 1, 1]]
+
+    Source: Beltagy et al. (2020), "Longformer: The Long-Document Transformer".
+    """
+    # i_modern_architectures.ipynb, "I.5 Attention, three changes"
+    asks = torch.arange(seen - tokens, seen, device=device)[:, None]
+    back = asks - torch.arange(seen, device=device)  # how far back: negative is the future
+    return (back >= 0) & (back < (seen if window is None else window))
+
+
+class LayerMemory:
+    """Keys and values of one layer's tokens; with a window, only of those that can still be seen.
+
+    Shape:
+        keys, values: (batch, key heads, tokens kept, head_dim), None before the first token.
+    """
+
+    # i_modern_architectures.ipynb, "I.5 Attention, three changes"
+
+    def __init__(self, window: int | None = None) -> None:
+        self.window, self.keys, self.values = window, None, None
+
+    def add(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Old and new ones together, to be looked at now; then forget what is too old."""
+        if self.keys is not None:
+            keys = torch.cat([self.keys, keys], dim=2)
+            values = torch.cat([self.values, values], dim=2)
+        old = 0 if self.window is None else max(0, keys.shape[2] - self.window + 1)
+        self.keys, self.values = keys[:, :, old:], values[:, :, old:]
+        return keys, values
+
+    @property
+    def num_bytes(self) -> int:
+        """What the kept tokens take."""
+        return 0 if self.keys is None else 2 * self.keys.numel() * self.keys.element_size()
+
+
+class ModernAttention(nn.Module):
+    """Causal attention with shared keys, norms on queries and keys, turned pairs and a window.
+
+    Shape:
+        x: (batch, tokens, embed_dim); positions: (tokens,); result: as x.
+
+    Source: Ainslie et al. (2023), "GQA"; Henry et al. (2020), "Query-Key Normalization for
+    Transformers".
+    """
+
+    # i_modern_architectures.ipynb, "I.5 Attention, three changes"
+
+    def __init__(self, config: ModernConfig, layer: int = 0) -> None:
+        super().__init__()
+        self.config, self.window = config, layer_window(config, layer)
+        self.rope = layer_rope(config, layer)
+        wide, narrow = (n * config.head_dim for n in (config.num_heads, config.num_kv_heads))
+        self.query = nn.Linear(config.embed_dim, wide, bias=config.bias)
+        self.key = nn.Linear(config.embed_dim, narrow, bias=config.bias)
+        self.value = nn.Linear(config.embed_dim, narrow, bias=config.bias)
+        self.out = nn.Linear(wide, config.embed_dim, bias=config.bias)
+        self.query_norm, self.key_norm = qk_norms(config)
+
+    def forward(self, x: Tensor, positions: Tensor, memory: LayerMemory | None = None) -> Tensor:
+        q, k, v = normed_and_turned(self, x, positions)
+        k, v = memory.add(k, v) if memory else (k, v)  # (batch, key heads, seen, head_dim)
+        mixed = look_back(q, k, v, self.window, self.config.attention_scale)
+        return self.out(mixed.transpose(1, 2).flatten(2))  # (batch, tokens, embed_dim)
+
+
+def layer_window(config: ModernConfig, layer: int) -> int | None:
+    """The window of this layer; None if it looks at everything."""
+    # i_modern_architectures.ipynb, "I.5 Attention, three changes"
+    return None if layer in config.global_layers else config.window
+
+
+def layer_rope(config: ModernConfig, layer: int) -> Rope | None:
+    """How this layer turns queries and keys; None if it does not."""
+    # i_modern_architectures.ipynb, "I.5 Attention, three changes"
+    if config.positions != "rope":
+        return None
+    local = layer_window(config, layer) is not None and config.local_rope
+    return config.local_rope if local else config.rope
+
+
+def qk_norms(config: ModernConfig) -> tuple[nn.Module, nn.Module]:
+    """The norms of queries and keys; parts that do nothing where there are none."""
+    # i_modern_architectures.ipynb, "I.5 Attention, three changes"
+    if config.qk_norm == "none":
+        return nn.Identity(), nn.Identity()
+    heads = (1, 1) if config.qk_norm == "head" else (config.num_heads, config.num_kv_heads)
+    return tuple(make_norm(config, n * config.head_dim) for n in heads)
+
+
+def normed_and_turned(
+    attention: ModernAttention, x: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of a `ModernAttention`, ready to be compared and mixed.
+
+    Shape:
+        result: (batch, heads, tokens, head_dim); keys and values have fewer heads.
+    """
+    # i_modern_architectures.ipynb, "I.5 Attention, three changes"
+    config, width = attention.config, attention.config.head_dim
+    q, k, v = attention.query(x), attention.key(x), attention.value(x)
+    if config.qk_norm == "all":
+        q, k = attention.query_norm(q), attention.key_norm(k)
+    q, k, v = (t.unflatten(-1, (-1, width)) for t in (q, k, v))  # (batch, tokens, heads, head_dim)
+    if config.qk_norm == "head":
+        q, k = attention.query_norm(q), attention.key_norm(k)
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    if attention.rope is not None:
+        cos, sin = turn_angles(positions, width, attention.rope, q)
+        q, k = turn_pairs(q, cos, sin), turn_pairs(k, cos, sin)
+    return q, k, v
+
+
+def look_back(
+    q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float | None = None
+) -> Tensor:
+    """Causal attention of the newest tokens to all that are seen; groups of heads share keys.
+
+    Shape:
+        q: (batch, heads, tokens, head_dim); k, v: (batch, key heads, seen, head_dim).
+    """
+    # i_modern_architectures.ipynb, "I.5 Attention, three changes"
+    tokens, seen = q.shape[2], k.shape[2]
+    shared = q.shape[1] != k.shape[1]
+    if tokens == seen and (window is None or window >= seen):
+        return F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scale, enable_gqa=shared
+        )
+    mask = None
+    if tokens > 1 or (window is not None and window < seen):
+        mask = window_mask(tokens, seen, window, q.device)
+    return F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=shared)
+
+
+class ModernBlock(nn.Module):
+    """Attention, then feed-forward or experts; norms before, after, or on both sides of each.
+
+    Shape:
+        x: (batch, tokens, embed_dim); result: the same.
+
+    Source: Walsh et al. (2024), "2 OLMo 2 Furious"; Kamath et al. (2025), "Gemma 3 Technical
+    Report".
+    """
+
+    # i_modern_architectures.ipynb, "I.6 Block and model"
+
+    def __init__(self, config: ModernConfig, layer: int, attention: Callable | None = None) -> None:
+        super().__init__()
+        before = config.norm_place in ("pre", "sandwich")
+        after = config.norm_place in ("post", "sandwich")
+        for name, wanted in (
+            ("norm1", before),
+            ("after1", after),
+            ("norm2", before),
+            ("after2", after),
+        ):
+            setattr(self, name, make_norm(config) if wanted else nn.Identity())
+        self.attention = (attention or ModernAttention)(config, layer)
+        self.feed_forward = make_feed_forward(config)
+
+    def forward(self, x: Tensor, positions: Tensor, memory: LayerMemory | None = None) -> Tensor:
+        x = x + self.after1(self.attention(self.norm1(x), positions, memory))
+        return x + self.after2(self.feed_forward(self.norm2(x)))
+
+
+def make_feed_forward(config: ModernConfig) -> nn.Module:
+    """The configuration's feed-forward layer, or its mixture of experts (I.7)."""
+    # i_modern_architectures.ipynb, "I.6 Block and model"
+    if config.num_experts:
+        return MixtureOfExperts(config)
+    if config.feed_forward == "gelu":
+        return FeedForward(config.embed_dim)
+    return GatedFeedForward(config.embed_dim, config.hidden_dim, config.feed_forward)
+
+
+class ModelMemory:
+    """What a `ModernModel` keeps of the tokens that it has read, layer by layer."""
+
+    # i_modern_architectures.ipynb, "I.6 Block and model"
+
+    def __init__(self, config: ModernConfig) -> None:
+        self.tokens = 0
+        self.layers = [LayerMemory(layer_window(config, i)) for i in range(config.num_layers)]
+
+    @property
+    def num_bytes(self) -> int:
+        """What all layers together take by now."""
+        return sum(layer.num_bytes for layer in self.layers)
+
+
+class ModernModel(nn.Module):
+    """A language model of any family that a `ModernConfig` describes.
+
+    Shape:
+        token_ids: (batch, tokens); result: logits (batch, tokens, vocab_size). With a `memory`,
+        the tokens follow those that it holds.
+    """
+
+    # i_modern_architectures.ipynb, "I.6 Block and model"
+
+    def __init__(
+        self, config: ModernConfig, seed: int | None = None, attention: Callable | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            build_parts(self, attention)
+            start_weights(self, seed)
+        use_fast_linear(self)
+
+    def features(self, token_ids: Tensor, memory: ModelMemory | None = None) -> Tensor:
+        """The vectors after the last norm: (batch, tokens, embed_dim)."""
+        return run_blocks(self, token_ids, memory)
+
+    def forward(self, token_ids: Tensor, memory: ModelMemory | None = None) -> Tensor:
+        check_token_ids(token_ids, self.config)
+        return self.output_head(self.features(token_ids, memory))
+
+    def num_parameters(self) -> int:
+        """How many numbers are learned. A tied matrix counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def build_parts(model: ModernModel, attention: Callable | None) -> None:
+    """Give `model` its embeddings, blocks, last norm and head."""
+    # i_modern_architectures.ipynb, "I.6 Block and model"
+    config = model.config
+    model.token_embedding = nn.Embedding(config.vocab_size, config.embed_dim)
+    if config.positions == "learned":
+        model.position_embedding = nn.Embedding(config.context_length, config.embed_dim)
+    blocks = (ModernBlock(config, layer, attention) for layer in range(config.num_layers))
+    model.blocks = nn.ModuleList(blocks)
+    model.final_norm = make_norm(config)
+    model.output_head = (
+        TiedHead(model.token_embedding)
+        if config.tied
+        else nn.Linear(config.embed_dim, config.vocab_size, bias=False)
+    )
+
+
+def start_weights(model: ModernModel, seed: int | None) -> None:
+    """Chapter 4's first weights; experts write to the stream, too, so they start as small."""
+    # i_modern_architectures.ipynb, "I.6 Block and model"
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    initialise(model, model.config.num_layers, generator)
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if ".experts." in name and name.endswith(".down"):
+                module.weight.mul_((2 * model.config.num_layers) ** -0.5)
+
+
+def run_blocks(model: ModernModel, token_ids: Tensor, memory: ModelMemory | None) -> Tensor:
+    """The vectors of `token_ids` after all blocks and the last norm; what is new is remembered."""
+    # i_modern_architectures.ipynb, "I.6 Block and model"
+    config, start = model.config, memory.tokens if memory else 0
+    positions = torch.arange(start, start + token_ids.shape[1], device=token_ids.device)
+    x = model.token_embedding(token_ids)
+    if config.embed_scale:  # rounded as the embedding is, so that 16-bit models agree, too
+        x = x * torch.tensor(config.embed_dim**0.5, dtype=x.dtype, device=x.device)
+    if config.positions == "learned":
+        x = x + model.position_embedding(positions)
+    for layer, block in enumerate(model.blocks):
+        x = block(x, positions, memory.layers[layer] if memory else None)
+    if memory:
+        memory.tokens += token_ids.shape[1]
+    return model.final_norm(x)
+
+
+@torch.no_grad()
+def continue_modern(model: ModernModel, prompt: Sequence[int], new_tokens: int) -> list[int]:
+    """The prompt and its greedy continuation, each token read once.
+
+    Raises: ValueError if the text would be longer than the model's context.
+    """
+    # i_modern_architectures.ipynb, "I.6 Block and model"
+    row, memory = list(prompt), ModelMemory(model.config)
+    if len(row) + new_tokens > model.config.context_length:
+        raise ValueError(
+            f"{len(row)} + {new_tokens} tokens, but context_length={model.config.context_length}."
+        )
+    device, unread = next(model.parameters()).device, list(row)
+    for _ in range(new_tokens):
+        logits = model(torch.tensor([unread], device=device), memory)[0, -1]
+        unread = [int(logits.argmax())]
+        row += unread
+    return row
+
+
+def route_tokens(
+    logits: Tensor, count: int, renormalise: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which experts each token is sent to, with which weights, and the chances of all experts.
+
+    Shape:
+        logits: (tokens, experts); result: chosen and weights, both (tokens, count), and chances
+        (tokens, experts), in float32.
+
+    Source: Shazeer et al. (2017), "Outrageously Large Neural Networks", section 2.1.
+    """
+    # i_modern_architectures.ipynb, "I.7 Mixture of experts"
+    chances = logits.float().softmax(dim=-1)
+    weights, chosen = chances.topk(count, dim=-1)
+    if renormalise:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    return chosen, weights, chances
+
+
+class MixtureOfExperts(nn.Module):
+    """Several gated feed-forward layers, of which each token uses a few.
+
+    While training, `routed` holds the last pass's (chosen, chances), for `balance_loss`.
+    Shape: (batch, tokens, embed_dim) -> the same.
+    Source: Shazeer et al. (2017), "Outrageously Large Neural Networks".
+    """
+
+    # i_modern_architectures.ipynb, "I.7 Mixture of experts"
+
+    def __init__(self, config: ModernConfig) -> None:
+        super().__init__()
+        self.count, self.renormalise = config.experts_per_token, config.renormalise
+        self.router = nn.Linear(config.embed_dim, config.num_experts, bias=False)
+        sizes = (config.embed_dim, config.hidden_dim, config.feed_forward)
+        self.experts = nn.ModuleList(GatedFeedForward(*sizes) for _ in range(config.num_experts))
+        self.routed = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(0, -2)  # (batch * tokens, embed_dim)
+        chosen, weights, chances = route_tokens(self.router(flat), self.count, self.renormalise)
+        self.routed = (chosen, chances) if self.training else None
+        out = torch.zeros_like(flat)
+        for number, expert in enumerate(self.experts):
+            rows, rank = (chosen == number).nonzero(as_tuple=True)
+            if len(rows):
+                answer = expert(flat[rows]) * weights[rows, rank, None].to(flat.dtype)
+                out = out.index_add(0, rows, answer)
+        return out.view_as(x)
+
+
+def balance_loss(chosen: Tensor, chances: Tensor) -> Tensor:
+    """How unevenly experts are used: 1 for even work, up to the number of experts.
+
+    Shape:
+        chosen: (tokens, experts per token); chances: (tokens, experts); result: one number.
+
+    Source: Fedus et al. (2021), "Switch Transformers", section 2.2.
+    """
+    # i_modern_architectures.ipynb, "I.7 Mixture of experts"
+    experts = chances.shape[-1]
+    shares = torch.bincount(chosen.flatten(), minlength=experts) / chosen.numel()
+    return experts * (shares * chances.mean(dim=0)).sum()
+
+
+def model_balance(model: nn.Module) -> Tensor | float:
+    """The mean `balance_loss` of a model's layers in its last training pass; 0 without experts."""
+    # i_modern_architectures.ipynb, "I.7 Mixture of experts"
+    layers = [part for part in model.modules() if isinstance(part, MixtureOfExperts)]
+    losses = [balance_loss(*part.routed) for part in layers if part.routed is not None]
+    for part in layers:
+        part.routed = None  # it holds on to the whole pass
+    return torch.stack(losses).mean() if losses else 0.0
+
+
+class LatentAttention(nn.Module):
+    """Attention whose keys and values are made from one short vector per token.
+
+    `cached` is how many numbers a token leaves behind for later ones.
+    Shape: (batch, tokens, embed_dim) and positions (tokens,) -> as the first.
+    Source: DeepSeek-AI (2024), "DeepSeek-V2", section 2.1.
+    """
+
+    # i_modern_architectures.ipynb, "I.8 MLA: keep a summary instead of keys"
+
+    def __init__(
+        self, config: ModernConfig, layer: int = 0, latent: int = 32, turned: int = 8
+    ) -> None:
+        super().__init__()
+        self.config, self.turned = config, turned if config.positions == "rope" else 0
+        dim, wide = config.embed_dim, config.num_heads * config.head_dim
+        self.query = nn.Linear(dim, wide + config.num_heads * self.turned, bias=False)
+        self.squeeze = nn.Linear(dim, latent + self.turned, bias=False)
+        self.norm = RMSNorm(latent, config.norm_eps)
+        self.widen = nn.Linear(latent, 2 * wide, bias=False)  # to keys and values
+        self.out = nn.Linear(wide, dim, bias=False)
+        self.cached = latent + self.turned
+
+    def forward(self, x: Tensor, positions: Tensor, memory: None = None) -> Tensor:
+        latent, turned = self.squeeze(x).split((self.cached - self.turned, self.turned), dim=-1)
+        q = self.query(x).unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
+        both = self.widen(self.norm(latent)).unflatten(-1, (self.config.num_heads, -1))
+        k, v = both.transpose(1, 2).chunk(2, dim=-1)  # (batch, heads, tokens, head_dim)
+        if self.turned:
+            q, k = beside_places(q, k, turned[:, None], positions, self.config.rope)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def beside_places(
+    q: Tensor, k: Tensor, turned: Tensor, positions: Tensor, rope: Rope
+) -> tuple[Tensor, Tensor]:
+    """Turn the last numbers of the queries, and set the shared turned part beside each key.
+
+    Shape:
+        q: (batch, heads, tokens, head_dim + turned); k: (batch, heads, tokens, head_dim);
+        turned: (batch, 1, tokens, turned); result: both of q's shape.
+    """
+    # i_modern_architectures.ipynb, "I.8 MLA: keep a summary instead of keys"
+    cos, sin = turn_angles(positions, turned.shape[-1], rope, q)
+    plain, places = q.split((k.shape[-1], turned.shape[-1]), dim=-1)
+    q = torch.cat([plain, turn_pairs(places, cos, sin)], dim=-1)
+    turned = turn_pairs(turned, cos, sin).expand(-1, k.shape[1], -1, -1)
+    return q, torch.cat([k, turned], dim=-1)
+
+
+def delta_steps(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The gated delta rule, one token after the other; what is read, and the last state.
+
+    Shape:
+        q, k: (..., tokens, key_dim); v: (..., tokens, value_dim); beta, log_decay: (..., tokens);
+        state: (..., key_dim, value_dim), zeros if None; result: as v, and as state.
+
+    Source: Yang et al. (2024), "Gated Delta Networks: Improving Mamba2 with Delta Rule".
+    """
+    # i_modern_architectures.ipynb, "I.9 Linear attention: a memory that does not grow"
+    if state is None:
+        state = k.new_zeros(*k.shape[:-2], k.shape[-1], v.shape[-1])
+    read = []
+    for t in range(k.shape[-2]):
+        state = state * log_decay[..., t, None, None].exp()
+        key = k[..., t, :, None]  # (..., key_dim, 1)
+        difference = v[..., t, None, :] - key.mT @ state  # (..., 1, value_dim)
+        state = state + key @ (beta[..., t, None, None] * difference)
+        read.append(q[..., t, None, :] @ state)
+    return torch.cat(read, dim=-2), state
+
+
+def delta_chunk(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`delta_steps` for one chunk of tokens at once, by solving a triangular system. Shapes: there.
+
+    Source: Yang et al. (2024), "Parallelizing Linear Transformers with the Delta Rule over
+    Sequence Length"; Yang et al. (2024), "Gated Delta Networks".
+    """
+    # i_modern_architectures.ipynb, "I.9 Linear attention: a memory that does not grow"
+    sums = log_decay.cumsum(dim=-1)  # decay from the chunk's beginning to each token
+    tokens = k.shape[-2]
+    later = torch.ones(tokens, tokens, dtype=torch.bool, device=k.device).triu(1)
+    fade = (sums[..., :, None] - sums[..., None, :]).masked_fill(later, -math.inf).exp()
+    start = sums.exp()[..., None]
+    among = beta[..., None] * fade * (k @ k.mT)  # how much of each earlier write a key meets
+    wanted = beta[..., None] * (v - start * (k @ state))
+    written = torch.linalg.solve_triangular(among, wanted, upper=False, unitriangular=True)
+    read = start * (q @ state) + (fade * (q @ k.mT)) @ written
+    left = (sums[..., -1:] - sums).exp()[..., None]  # what is left of each write at the end
+    return read, start[..., -1:, :] * state + (left * k).mT @ written
+
+
+def delta_chunks(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, size: int = 32
+) -> Tensor:
+    """What the delta rule reads, chunk by chunk; as `delta_steps`, sooner."""
+    # i_modern_architectures.ipynb, "I.9 Linear attention: a memory that does not grow"
+    state = k.new_zeros(*k.shape[:-2], k.shape[-1], v.shape[-1])
+    read = []
+    for t in range(0, k.shape[-2], size):
+        parts = (x[..., t : t + size, :] for x in (q, k, v))
+        gates = (x[..., t : t + size] for x in (beta, log_decay))
+        out, state = delta_chunk(*parts, *gates, state)
+        read.append(out)
+    return torch.cat(read, dim=-2)
+
+
+class DeltaAttention(nn.Module):
+    """A layer in attention's place whose memory is one matrix per head (gated DeltaNet).
+
+    `cached`: how many numbers a whole text leaves behind. Left out: short convolutions, the gate.
+    Shape: (batch, tokens, embed_dim) -> the same.
+    Source: Yang et al. (2024), "Gated Delta Networks: Improving Mamba2 with Delta Rule".
+    """
+
+    # i_modern_architectures.ipynb, "I.9 Linear attention: a memory that does not grow"
+
+    def __init__(self, config: ModernConfig, layer: int = 0, decay: bool = True) -> None:
+        super().__init__()
+        self.heads, self.decay = config.num_heads, decay
+        wide = config.num_heads * config.head_dim
+        self.query = nn.Linear(config.embed_dim, wide, bias=False)
+        self.key = nn.Linear(config.embed_dim, wide, bias=False)
+        self.value = nn.Linear(config.embed_dim, wide, bias=False)
+        self.strength = nn.Linear(config.embed_dim, config.num_heads)
+        self.fading = nn.Linear(config.embed_dim, config.num_heads) if decay else None
+        self.norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.out = nn.Linear(wide, config.embed_dim, bias=False)
+        self.cached = config.num_heads * config.head_dim**2
+
+    def forward(self, x: Tensor, positions: Tensor, memory: None = None) -> Tensor:
+        parts = (self.query(x), self.key(x), self.value(x))
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in parts)
+        beta = self.strength(x).sigmoid().mT  # (batch, heads, tokens)
+        # Without training about 5 % fade each token: memory for some twenty tokens.
+        fading = F.logsigmoid(self.fading(x).mT + 3) if self.decay else torch.zeros_like(beta)
+        read = delta_chunks(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, beta, fading)
+        return self.out(self.norm(read).transpose(1, 2).flatten(2))
+
+
+class TwoAhead(nn.Module):
+    """A model with one more block that predicts the token after the next one, for training.
+
+    `blocks` are the model's and the new one, so that chapter 5's optimisers find them.
+
+    Source: Gloeckle et al. (2024), "Better & Faster Large Language Models via Multi-token
+    Prediction".
+    """
+
+    # i_modern_architectures.ipynb, "I.10 Two tokens ahead"
+
+    def __init__(self, model: ModernModel, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            extra = ModernBlock(model.config, model.config.num_layers - 1)
+            initialise(extra, model.config.num_layers)
+        use_fast_linear(extra)
+        self.blocks = nn.ModuleList([*model.blocks, extra])
+        self.model = model
+
+    def forward(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the next token and of the one after it, both (batch, tokens, vocab_size)."""
+        x, head = self.model.features(token_ids), self.model.output_head
+        positions = torch.arange(token_ids.shape[1], device=token_ids.device)
+        return head(x), head(self.model.final_norm(self.blocks[-1](x, positions)))
+
+
+def modern_loss(model: nn.Module, batch: Batch, balance: float = 0.0, ahead: float = 0.3) -> Tensor:
+    """Cross-entropy of the next token, plus `balance` · imbalance, plus `ahead` · the second one's.
+
+    Shape:
+        batch: inputs and targets, both (rows, tokens); result: one number.
+    """
+    # i_modern_architectures.ipynb, "I.10 Two tokens ahead"
+    device = next(model.parameters()).device
+    inputs, targets = (ids.to(device) for ids in batch)
+    logits, extra = model(inputs), 0.0
+    if isinstance(logits, tuple):
+        logits, second = logits
+        flat = second[:, :-1].flatten(0, 1)
+        extra = ahead * F.cross_entropy(flat, targets[:, 1:].flatten(), ignore_index=IGNORED)
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    return loss + extra + balance * model_balance(model)
+
+
+def equal_budget_run(
+    model: nn.Module, batches: Iterable[Batch], total_tokens: int, balance: float = 0.0
+) -> float:
+    """Train `model` in place on chapter 5's schedule; the seconds that it took.
+
+    Only `total_tokens` targets are learned from; batches beyond them are left.
+    """
+    # i_modern_architectures.ipynb, "I.11 Equal budgets"
+    recipe, done, start = Recipe(), 0, time.perf_counter()
+    optimizers = build_optimizers(model, recipe)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    model.train()
+    for batch in batches:
+        count = count_targets(batch)
+        factor = learning_rate_at((done + count / 2) / total_tokens, recipe.warmup, recipe.decay)
+        for group in groups:
+            group["lr"] = factor * group["peak"]
+        modern_loss(model, batch, balance).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.max_norm)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        done += count
+        if done >= total_tokens:
+            break
+    model.eval()
+    return time.perf_counter() - start
+
+
+# i_modern_architectures.ipynb, "I.12 Families, as configurations"
+MODEL_FAMILIES: dict[str, dict] = {
+    "llama": {},
+    "qwen3": {"qk_norm": "head"},
+    "qwen3_moe": {"qk_norm": "head"},
+    "olmo2": {"qk_norm": "all", "norm_place": "post"},
+    "gemma3_text": {
+        "qk_norm": "head",
+        "norm_place": "sandwich",
+        "norm_offset": 1.0,
+        "feed_forward": "gelu_gated",
+        "embed_scale": True,
+    },
+}
+
+# i_modern_architectures.ipynb, "I.12 Families, as configurations"
+PUBLISHED_SIZES = {
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "context_length",
+    "hidden_size": "embed_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+}
+
+
+def modern_config(content: dict) -> ModernConfig:
+    """Our configuration from the content of a published config.json.
+
+    Raises: ValueError: a family or a setting that `ModernModel` does not compute.
+    """
+    # i_modern_architectures.ipynb, "I.12 Families, as configurations"
+    check_published_config(content)
+    kind, scalar = content["model_type"], content.get("query_pre_attn_scalar")
+    experts = read_experts(content) if kind == "qwen3_moe" else {}
+    more = MODEL_FAMILIES[kind] | read_ropes(content) | read_layer_windows(content) | experts
+    more |= {ours: content[theirs] for theirs, ours in PUBLISHED_SIZES.items()}
+    heads = more["num_heads"]
+    return ModernConfig(
+        num_kv_heads=content.get("num_key_value_heads") or heads,
+        head_dim=content.get("head_dim") or more["embed_dim"] // heads,
+        hidden_dim=content["moe_intermediate_size" if experts else "intermediate_size"],
+        norm_eps=content.get("rms_norm_eps", 1e-6),
+        bias=content.get("attention_bias", False),
+        tied=content.get("tie_word_embeddings", kind == "gemma3_text"),
+        attention_scale=None if scalar is None else scalar**-0.5,
+        **more,
+    )
+
+
+def read_ropes(content: dict) -> dict:
+    """The fields `rope` and `local_rope` from a config.json."""
+    # i_modern_architectures.ipynb, "I.12 Families, as configurations"
+    given = content.get("rope_parameters") or {}
+    if "full_attention" in given:
+        full, local = (read_one_rope(given[kind + "_attention"]) for kind in ("full", "sliding"))
+        return {"rope": full, "local_rope": local}
+    older = {"rope_theta": content.get("rope_theta", 10_000.0)} | (
+        content.get("rope_scaling") or {}
+    )
+    local = content.get("rope_local_base_freq")
+    return {
+        "rope": read_one_rope(given or older),
+        "local_rope": None if local is None else Rope(float(local)),
+    }
+
+
+def read_one_rope(given: dict) -> Rope:
+    """One set of turning speeds. Raises: ValueError for a scaling that is not computed here."""
+    # i_modern_architectures.ipynb, "I.12 Families, as configurations"
+    kind = given.get("rope_type", given.get("type", "default"))
+    whole = given.get("partial_rotary_factor", 1.0) == 1.0
+    if not whole or kind not in ("default", "linear", "llama3"):
+        raise ValueError(f"config.json asks for rope {given}; expected default, linear or llama3.")
+    base = float(given.get("rope_theta", 10_000.0))
+    if kind == "default":
+        return Rope(base)
+    more = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    rest = [given[name] for name in more] if kind == "llama3" else []
+    return Rope(base, kind, given["factor"], *rest)
+
+
+def read_layer_windows(content: dict) -> dict:
+    """The fields `window` and `global_layers` from a config.json."""
+    # i_modern_architectures.ipynb, "I.12 Families, as configurations"
+    window, layers = content.get("sliding_window"), range(content["num_hidden_layers"])
+    kind, types = content["model_type"], content.get("layer_types")
+    if kind in ("llama", "olmo2") or window is None:
+        return {}
+    if kind != "gemma3_text" and not content.get("use_sliding_window", False):
+        return {}
+    if types is not None:
+        everything = [i for i in layers if types[i] == "full_attention"]
+    elif kind == "gemma3_text":
+        every = content.get("sliding_window_pattern", 6)
+        everything = [i for i in layers if (i + 1) % every == 0]
+    else:
+        everything = [i for i in layers if i < content.get("max_window_layers", 0)]
+    return {"window": window, "global_layers": tuple(everything)}
+
+
+def read_experts(content: dict) -> dict:
+    """The fields of a mixture of experts from a config.json."""
+    # i_modern_architectures.ipynb, "I.12 Families, as configurations"
+    return {
+        "num_experts": content.get("num_experts") or content["num_local_experts"],
+        "experts_per_token": content["num_experts_per_tok"],
+        "renormalise": content.get("norm_topk_prob", False),
+    }
+
+
+def check_published_config(content: dict) -> None:
+    """Raise ValueError if a config.json describes a model that `ModernModel` does not compute."""
+    # i_modern_architectures.ipynb, "I.12 Families, as configurations"
+    kind = content.get("model_type")
+    if kind not in MODEL_FAMILIES:
+        hint = " Of gemma3, only the text models are read." if kind == "gemma3" else ""
+        raise ValueError(f"model_type={kind!r}, expected one of {', '.join(MODEL_FAMILIES)}.{hint}")
+    bend = "gelu_pytorch_tanh" if kind == "gemma3_text" else "silu"
+    usual = {"hidden_act": bend, "hidden_activation": bend, "mlp_bias": False}
+    usual |= {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+    usual |= {"use_bidirectional_attention": False, "decoder_sparse_step": 1}
+    other = [n for n, value in usual.items() if content.get(n, value) not in (value, None)]
+    other += ["mlp_only_layers"] if content.get("mlp_only_layers") else []
+    if other:
+        found = ", ".join(f"{n}={content[n]!r} (expected {usual.get(n, [])!r})" for n in other)
+        raise ValueError(f"config.json describes a {kind} of another kind: {found}.")
+    names = [*PUBLISHED_SIZES, "intermediate_size"]
+    names += ["moe_intermediate_size", "num_experts_per_tok"] if kind == "qwen3_moe" else []
+    if missing := [name for name in names if name not in content]:
+        raise ValueError(f"config.json does not say {missing}: is it a {kind}'s?")
+
+
+# i_modern_architectures.ipynb, "I.13 Loading what is published"
+PUBLISHED_PARTS = {
+    "token_embedding": "model.embed_tokens",
+    "final_norm": "model.norm",
+    "output_head": "lm_head",
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.out": "self_attn.o_proj",
+    "attention.query_norm": "self_attn.q_norm",
+    "attention.key_norm": "self_attn.k_norm",
+    "feed_forward.router": "mlp.gate",
+    "norm1": "input_layernorm",
+    "after1": "post_attention_layernorm",
+    "after2": "post_feedforward_layernorm",
+}
+
+
+def published_name(ours: str, config: ModernConfig) -> str:
+    """What a parameter of `ModernModel` is called in published files.
+
+    Raises: ValueError for a part that no published family has.
+
+    Example:
+        >>> published_name("blocks.3.feed_forward.experts.7.up.weight", config)
+        'model.layers.3.mlp.experts.7.up_proj.weight'
+    """
+    # i_modern_architectures.ipynb, "I.13 Loading what is published"
+    found = re.fullmatch(r"(?:blocks\.(\d+)\.)?(.+)\.(weight|bias)", ours)
+    layer, part, kind = found.groups() if found else (None, ours, "")
+    norm2 = (
+        "post_attention_layernorm" if config.norm_place == "pre" else "pre_feedforward_layernorm"
+    )
+    theirs = (PUBLISHED_PARTS | {"norm2": norm2}).get(part)
+    if wide := re.fullmatch(r"feed_forward\.(experts\.\d+\.)?(gate|up|down)", part):
+        theirs = f"mlp.{wide[1] or ''}{wide[2]}_proj"
+    if theirs is None:
+        raise ValueError(f"{ours!r} is no part of a published family.")
+    return f"{'' if layer is None else f'model.layers.{layer}.'}{theirs}.{kind}"
+
+
+def published_files(name_or_folder: str | Path) -> tuple[dict, dict[str, Path]]:
+    """The content of config.json, and for each tensor's name the file that holds it.
+
+    Raises:
+        FileNotFoundError: a file is missing in the folder, or it is no name of a model.
+        DownloadError: the hub cannot be reached, or lacks a file.
+        ValueError: a file is damaged.
+    """
+    # i_modern_architectures.ipynb, "I.13 Loading what is published"
+    find = model_file_finder(name_or_folder)
+    try:
+        content = json.loads(find("config.json").read_text(encoding="utf-8"))
+        index = shard_index(find)
+        if index is None:
+            single = find("model.safetensors")
+            with safe_open(single, framework="pt") as file:
+                return content, dict.fromkeys(file.keys(), single)
+        shards = {name: find(name) for name in sorted(set(index.values()))}
+    except (
+        json.JSONDecodeError,
+        UnicodeError,
+        SafetensorError,
+        LookupError,
+        AttributeError,
+    ) as error:
+        raise ValueError(f"{name_or_folder} holds a damaged file: {error!r}") from None
+    return content, {tensor: shards[name] for tensor, name in index.items()}
+
+
+def model_file_finder(name_or_folder: str | Path) -> Callable[[str], Path]:
+    """A function that gives the path of a model's file by its name. Raises: `published_files`."""
+    # i_modern_architectures.ipynb, "I.13 Loading what is published"
+    folder, repo = Path(name_or_folder).expanduser(), str(name_or_folder)
+    if not folder.is_dir() and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", repo):
+        raise FileNotFoundError(
+            f"{name_or_folder} is neither a folder nor a model's name; expected OWNER/NAME on the "
+            "Hugging Face hub, or a folder with config.json and safetensors files."
+        )
+
+    def find(name: str) -> Path:
+        if Path(name).name != name:
+            raise ValueError(f"the index names the file {name!r}; expected one in the same folder.")
+        if folder.is_dir():
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} holds no {name}; load_modern needs it.")
+            return folder / name
+        return hub_file(repo, name, advice="load_modern takes a folder with the files, too.")
+
+    return find
+
+
+def shard_index(find: Callable[[str], Path]) -> dict[str, str] | None:
+    """Which file holds which tensor; None if the model lies in a single file."""
+    # i_modern_architectures.ipynb, "I.13 Loading what is published"
+    try:
+        path = find("model.safetensors.index.json")
+    except (FileNotFoundError, DownloadError):
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+
+
+def check_published(model: ModernModel, files: dict[str, Path]) -> dict[str, str]:
+    """Our name for each tensor of the files, after comparing all names and shapes.
+
+    Raises: ValueError: tensors are missing, unknown, or of another shape; the first few of each.
+    """
+    # i_modern_architectures.ipynb, "I.13 Loading what is published"
+    wanted = {published_name(name, model.config): name for name in model.state_dict()}
+    spare = {"lm_head.weight"} if model.config.tied else set()
+    unknown = [n for n in files if n not in wanted and n not in spare and "rotary_emb" not in n]
+    missing, other = [name for name in wanted if name not in files], []
+    shapes = {ours: tuple(p.shape) for ours, p in model.state_dict().items()}
+    for path in set(files.values()):
+        with safe_open(path, framework="pt") as file:
+            inside = set(file.keys())
+            for theirs in (n for n in wanted if files.get(n) == path):
+                if theirs not in inside:
+                    missing.append(f"{theirs} (the index says it is in {path.name})")
+                elif (found := tuple(file.get_slice(theirs).get_shape())) != shapes[wanted[theirs]]:
+                    other.append(f"{theirs} {found}, expected {shapes[wanted[theirs]]}")
+    problems = {"missing": missing, "unknown": unknown, "of another shape": other}
+    if any(problems.values()):
+        told = "; ".join(
+            f"{len(n)} {what}: {', '.join(n[:3])}" for what, n in problems.items() if n
+        )
+        raise ValueError(f"the files do not fit config.json. Tensors {told}.")
+    return wanted
+
+
+def read_in_pieces(
+    path: Path, name: str, dtype: torch.dtype | None, piece: int = 1 << 22
+) -> Tensor:
+    """A tensor from a safetensors file in memory of its own, copied in pieces of so many bytes.
+
+    Raises: SafetensorError for a damaged file.
+    """
+    # i_modern_architectures.ipynb, "I.13 Loading what is published"
+    with safe_open(path, framework="pt") as file:
+        part = file.get_slice(name)
+        shape, kind = part.get_shape(), part[:1].dtype
+    whole = torch.empty(shape, dtype=dtype or kind)
+    rows = max(1, piece // max(1, kind.itemsize * math.prod(shape[1:])))
+    for start in range(0, shape[0], rows):
+        with safe_open(path, framework="pt") as file:
+            whole[start : start + rows] = file.get_slice(name)[start : start + rows]
+    return whole
+
+
+def load_modern(name_or_folder: str | Path, dtype: torch.dtype | None = None) -> ModernModel:
+    """A published Llama 3, Qwen3 (dense or experts), Gemma 3 (text) or OLMo 2, by name or folder.
+
+    Numbers keep the type of the files unless `dtype` names another. Runs no code from the files.
+    Takes about the weights' own memory, and one piece more.
+
+    Raises:
+        FileNotFoundError, DownloadError: as `published_files`.
+        ValueError: damaged files, another family, or tensors that do not fit.
+
+    Example:
+        >>> model = load_modern("Qwen/Qwen3-0.6B", torch.float32)
+    """
+    # i_modern_architectures.ipynb, "I.13 Loading what is published"
+    content, files = published_files(name_or_folder)
+    try:
+        with torch.device("meta"):
+            model = ModernModel(modern_config(content))
+        for theirs, ours in check_published(model, files).items():
+            owner, _, kind = ours.rpartition(".")
+            tensor = nn.Parameter(read_in_pieces(files[theirs], theirs, dtype))
+            setattr(model.get_submodule(owner), kind, tensor)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{name_or_folder} cannot be loaded: {error}") from None
+    return model.eval()
+
+
+# i_modern_architectures.ipynb, "I.13 Loading what is published"
+LOADING_CHILD = """
+import json, sys, torch
+from shared.appendices import load_modern
+def status(key):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
+with torch.device("meta"):  # its first use imports much of PyTorch: not the weights' doing
+    torch.nn.Embedding(1, 1)
+base = status("VmRSS")
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the high-water mark starts anew
+model = load_modern(sys.argv[1])
+weights = sum(p.numel() * p.element_size() for p in model.parameters())
+peak, after = (status(key) - base for key in ("VmHWM", "VmRSS"))
+print(json.dumps({"weights": weights, "peak": peak, "after": after}))
+"""
+
+
+def loading_memory(folder: str | Path) -> dict[str, int]:
+    """Bytes that a fresh process needs to load a model, above what it had: `peak` and `after`.
+
+    Beside them `weights`, what the numbers themselves take. On Linux only.
+
+    Raises: OSError: not on Linux. RuntimeError: the loading failed; with its error.
+    """
+    # i_modern_architectures.ipynb, "I.13 Loading what is published"
+    if not sys.platform.startswith("linux"):
+        raise OSError(f"the peak of a process is read from /proc, which {sys.platform} has not.")
+    command = [sys.executable, "-c", LOADING_CHILD, str(folder)]
+    root = str(Path(shared.__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    if done.returncode:
+        raise RuntimeError(f"loading {folder} failed:\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def modern_cache_bytes(config: ModernConfig, tokens: int, bytes_per_number: int = 2) -> int:
+    """Bytes of keys and values that a text of so many tokens leaves in a model's memory.
+
+    A layer with a window keeps at most `window` tokens, the one being read among them.
+
+    Example:
+        >>> modern_cache_bytes(modern_config(llama_8b), tokens=1)
+        131072
+    """
+    # i_modern_architectures.ipynb, "I.14 What a long text costs each family"
+    windows = (layer_window(config, layer) for layer in range(config.num_layers))
+    kept = sum(tokens if window is None else min(window, tokens) for window in windows)
+    return 2 * config.num_kv_heads * config.head_dim * kept * bytes_per_number
+
+
+# --------------------------------------------------------------------------------------------------
+# Appendix K · Evaluation: what does a score say?
+# k_evaluation/k_evaluation.ipynb
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextPrice:
+    """What a model pays for a text: `nats`, for `tokens` tokens, which spell `num_bytes` bytes.
+
+    Example:
+        >>> TextPrice(nats=20.8, tokens=10, num_bytes=30).bits_per_byte
+        1.0002...
+    """
+
+    # k_evaluation.ipynb, "K.1 What does a long text cost?"
+
+    nats: float
+    tokens: int
+    num_bytes: int
+
+    @property
+    def perplexity(self) -> float:
+        """Between how many equally likely tokens one would be as unsure."""
+        return math.exp(self.nats / self.tokens)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The same surprise, shared out over the bytes, in bits."""
+        return self.nats / math.log(2) / self.num_bytes
+
+
+def rolling_windows(
+    num_ids: int, context_length: int, stride: int
+) -> Iterator[tuple[int, int, int]]:
+    """(start, first, stop) of each window: it holds ids[start:stop], and pays for those from first.
+
+    Every id but the first is paid for once. A window has at most context_length + 1 ids, the last
+    of them only as a target.
+
+    Raises:
+        ValueError: a stride below 1 or above the context.
+    """
+    # k_evaluation.ipynb, "Windows"
+    if not 1 <= stride <= context_length:
+        raise ValueError(f"stride={stride}, expected 1 to context_length={context_length}.")
+    stop = 1
+    while stop < num_ids:
+        first, stop = stop, min(stop + (stride if stop > 1 else context_length), num_ids)
+        yield max(0, stop - context_length - 1), first, stop
+
+
+class RowPrice(NamedTuple):
+    """What a model pays for each id of a row but the first, and whether it was the likeliest.
+
+    Shape:
+        nats, likeliest: (ids - 1,), float and bool.
+    """
+
+    # k_evaluation.ipynb, "Windows"
+
+    nats: Tensor
+    likeliest: Tensor
+
+
+def price_rows(
+    model: nn.Module, rows: Sequence[Sequence[int]], at_once: int = 32
+) -> list[RowPrice]:
+    """What the model pays for each row. Raises ValueError as `pad_rows`, or for an unknown id."""
+    # k_evaluation.ipynb, "Windows"
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    device, priced = next(model.parameters()).device, [None] * len(rows)
+    for group in (order[i : i + at_once] for i in range(0, len(order), at_once)):
+        inputs, targets = pad_rows([rows[i] for i in group])
+        with evaluating(model):
+            logits = model(inputs.to(device)).float().cpu()  # (rows, tokens, vocab_size)
+        flat, hits = logits.flatten(0, 1), logits.argmax(-1) == targets
+        nats = F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, reduction="none")
+        for i, paid, hit in zip(group, nats.view(targets.shape), hits, strict=True):
+            priced[i] = RowPrice(paid[: len(rows[i]) - 1], hit[: len(rows[i]) - 1])
+    return priced
+
+
+def price_text(
+    model: nn.Module, tokenizer: BPETokenizer, text: str, stride: int | None = None
+) -> TextPrice:
+    """What the model pays for a text of any length, read in windows; by default they overlap half.
+
+    A text that comes as several documents holds END_OF_TEXT between them, which is paid for and
+    counts as no bytes.
+
+    Raises:
+        ValueError: an empty text, or a stride as in `rolling_windows`.
+    """
+    # k_evaluation.ipynb, "Windows"
+    if not text.replace(END_OF_TEXT, ""):
+        raise ValueError("price_text: the text is empty; give at least one character.")
+    start = tokenizer.special_tokens[END_OF_TEXT]
+    ids = [start, *tokenizer.to_tiktoken().encode(text, allowed_special={END_OF_TEXT})]
+    context = model.config.context_length
+    stride = max(1, context // 2) if stride is None else stride
+    plan = list(rolling_windows(len(ids), context, stride))
+    priced = price_rows(model, [ids[start:stop] for start, _, stop in plan])
+    nats = [p.nats[first - stop :] for p, (_, first, stop) in zip(priced, plan, strict=True)]
+    return TextPrice(
+        torch.cat(nats).sum().item(), len(ids) - 1, len(text.replace(END_OF_TEXT, "").encode())
+    )
+
+
+def ending_form(story: Story) -> str:
+    """How a story ends by saying who has a thing, with blanks: "So the {thing} was with {who}."
+
+    Empty where it says so in another way: with a pronoun, with other names, or not in a last
+    paragraph of its own.
+    """
+    # k_evaluation.ipynb, "Questions from the story world"
+    if not story.probes:
+        return ""
+    probe = story.probes[-1]
+    start = story.text.rfind("\n\n", 0, probe.start) + 2
+    stop = re.search(r"[.!?]\"?", story.text[probe.start :])
+    if start < 2 or not stop:
+        return ""
+    said = story.text[start : probe.start + stop.end()]
+    form = re.sub(rf"\b{probe.answer}\b", "{who}", said)
+    form = re.sub(rf"\b{probe.thing}\b", "{thing}", form)
+    others = "|".join([*story.people, "he", "she", "him", "his", "hers?"])
+    plain = not re.search(rf"\b({others})\b", form, re.IGNORECASE)
+    return form if plain and form.count("{who}") == form.count("{thing}") == 1 else ""
+
+
+@dataclass(frozen=True)
+class ChoiceQuestion:
+    """A text, some ways to go on, which of them is right, and a text that gives nothing away.
+
+    `neutral` is put in the prompt's place to see what the choices cost by themselves.
+    """
+
+    # k_evaluation.ipynb, "Questions from the story world"
+
+    prompt: str
+    choices: tuple[str, ...]
+    answer: int
+    neutral: str = ""
+
+
+def ending_question(
+    story: Story, forms: Sequence[str], names: Sequence[str], dice: random.Random
+) -> ChoiceQuestion:
+    """A story that has an `ending_form`, with four endings; the right one has forms[0]."""
+    # k_evaluation.ipynb, "Questions from the story world"
+    probe = story.probes[-1]
+    wrong = dice.sample([n for n in story.people if n != probe.answer], len(story.people) - 1)
+    wrong += dice.sample([n for n in names if n not in story.people], 3)
+    pairs = list(zip([probe.answer, *wrong[:3]], forms, strict=True))
+    endings = ["\n\n" + form.format(who=who, thing=probe.thing) for who, form in pairs]
+    order = dice.sample(range(4), 4)
+    body = story.text[: story.text.rfind("\n\n", 0, probe.start)]
+    choices = tuple(endings[i] for i in order)
+    return ChoiceQuestion(body, choices, order.index(0), f"There was a {probe.thing}.")
+
+
+def ending_questions(
+    count: int, seed: int = 0, mixed: bool = True, split: str = "validation"
+) -> list[ChoiceQuestion]:
+    """Questions about who has a thing, each with four endings, one right.
+
+    Args:
+        mixed: the four endings have four forms, drawn at random; False: all have the story's own.
+
+    Raises:
+        ValueError: unknown split.
+    """
+    # k_evaluation.ipynb, "Questions from the story world"
+    dice, known = random.Random(seed), list(islice(stories(7), 1500))
+    forms = sorted({form for story in known if (form := ending_form(story))})
+    names = sorted({name for story in known for name in story.people})
+    found: list[ChoiceQuestion] = []
+    for story in stories(seed, split):
+        form = ending_form(story)
+        if len(found) >= count:
+            return found
+        if form and len(story.people) > 1:
+            others = dice.sample([f for f in forms if f != form], 3) if mixed else 3 * [form]
+            found.append(ending_question(story, [form, *others], names, dice))
+    raise AssertionError("unreachable: stories never end")
+
+
+def split_continuation(
+    tokenizer: BPETokenizer, context: str, continuation: str
+) -> tuple[list[int], list[int]]:
+    """The ids of a text, with END_OF_TEXT before it, cut where the continuation begins.
+
+    Both are encoded together; spaces and line breaks at the end of `context` go with what follows.
+
+    Raises:
+        ValueError: the continuation is empty.
+    """
+    # k_evaluation.ipynb, "Where does the answer begin?"
+    if not continuation:
+        raise ValueError("the continuation is empty: there is nothing to price.")
+    kept, rust = context.rstrip(), tokenizer.to_tiktoken()
+    whole = rust.encode_ordinary(context + continuation)
+    start = min(len(rust.encode_ordinary(kept)), len(whole) - 1)
+    return [tokenizer.special_tokens[END_OF_TEXT], *whole[:start]], whole[start:]
+
+
+def price_continuations(
+    model: nn.Module, tokenizer: BPETokenizer, pairs: Iterable[tuple[str, str]]
+) -> list[tuple[TextPrice, bool]]:
+    """For (context, continuation) pairs: the continuation's price, and whether it is greedy text.
+
+    What does not fit into the model's context is left out at the context's beginning.
+
+    Raises:
+        ValueError: an empty continuation, or one longer than the model's context.
+    """
+    # k_evaluation.ipynb, "Where does the answer begin?"
+    pairs, room = list(pairs), model.config.context_length
+    cut = [split_continuation(tokenizer, *pair) for pair in pairs]
+    if wrong := [len(after) for _, after in cut if len(after) > room]:
+        raise ValueError(f"a continuation of {wrong[0]} tokens, but context_length={room}.")
+    priced = price_rows(model, [(before + after)[-room - 1 :] for before, after in cut])
+    return [
+        (
+            TextPrice(p.nats[-len(after) :].sum().item(), len(after), len(text.encode())),
+            bool(p.likeliest[-len(after) :].all()),
+        )
+        for p, (_, after), (_, text) in zip(priced, cut, pairs, strict=True)
+    ]
+
+
+def choice_prices(
+    model: nn.Module,
+    tokenizer: BPETokenizer,
+    questions: Sequence[ChoiceQuestion],
+    neutral: bool = False,
+) -> list[list[TextPrice]]:
+    """The price of each choice of each question; `neutral`: behind the neutral text instead."""
+    # k_evaluation.ipynb, "Four ways to score"
+    prompts = [question.neutral if neutral else question.prompt for question in questions]
+    asked = [(p, c) for p, q in zip(prompts, questions, strict=True) for c in q.choices]
+    priced = iter(price_continuations(model, tokenizer, asked))
+    return [[next(priced)[0] for _ in question.choices] for question in questions]
+
+
+def choice_scores(
+    prices: Sequence[TextPrice], per: str = "text", prior: Sequence[TextPrice] | None = None
+) -> Tensor:
+    """The score of each choice, the highest for the best: minus its nats, or those per token.
+
+    Args:
+        per: "text" for the sum, "token" or "byte".
+        prior: what the choices cost without the question; it is taken away first.
+
+    Shape:
+        result: (choices,).
+
+    Raises:
+        ValueError: another `per`, or not as many prior prices as prices.
+
+    Source: Brown et al. (2020), "Language Models are Few-Shot Learners", section 2.4.
+    """
+    # k_evaluation.ipynb, "Four ways to score"
+    sizes = {"text": lambda p: 1, "token": lambda p: p.tokens, "byte": lambda p: p.num_bytes}
+    if per not in sizes or (prior is not None and len(prior) != len(prices)):
+        raise ValueError(f'per={per!r}, expected "text", "token" or "byte", and a prior for each.')
+    free = [p.nats for p in prior] if prior is not None else [0.0] * len(prices)
+    return torch.tensor([(f - p.nats) / sizes[per](p) for f, p in zip(free, prices, strict=True)])
+
+
+# k_evaluation.ipynb, "K.4 The right answer, spelled otherwise"
+NUMBER_WORDS = "zero one two three four five six seven eight nine ten".split()
+REPLY_RULES: dict[str, Callable[[str], str]] = {
+    "spaces": lambda text: " ".join(text.split()),
+    "case": str.casefold,
+    "marks": lambda text: re.sub(r"[^\w\s]", "", text),
+    "articles": lambda text: re.sub(r"\b(a|an|the)\b", " ", text, flags=re.IGNORECASE),
+    "numbers": lambda text: re.sub(r"\b(\d|10)\b", lambda m: NUMBER_WORDS[int(m[1])], text),
+}
+
+
+def normalise_reply(text: str, rules: Iterable[str] = tuple(REPLY_RULES)) -> str:
+    """The text after these rules, in the order of `REPLY_RULES`; spaces are tidied at the end.
+
+    Raises:
+        ValueError: an unknown rule.
+
+    Example:
+        >>> normalise_reply("The 3.")
+        'three'
+    """
+    # k_evaluation.ipynb, "K.4 The right answer, spelled otherwise"
+    rules = set(rules)
+    if unknown := rules - REPLY_RULES.keys():
+        raise ValueError(f"rules {sorted(unknown)}: expected some of {', '.join(REPLY_RULES)}.")
+    for name, rule in REPLY_RULES.items():
+        text = rule(text) if name in rules else text
+    return " ".join(text.split()) if rules else text
+
+
+def exact_match(reply: str, answers: Iterable[str], rules: Iterable[str] = ()) -> bool:
+    """Whether the reply is one of the answers, both normalised. Raises as `normalise_reply`."""
+    # k_evaluation.ipynb, "K.4 The right answer, spelled otherwise"
+    rules = tuple(rules)
+    return normalise_reply(reply, rules) in {normalise_reply(a, rules) for a in answers}
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """The chance that k of n tries hold a right one, if c of the n were right; without bias.
+
+    Raises:
+        ValueError: not 1 ≤ k ≤ n, or not 0 ≤ c ≤ n.
+
+    Source: Chen et al. (2021), "Evaluating Large Language Models Trained on Code", section 2.1.
+
+    Example:
+        >>> round(pass_at_k(n=5, c=2, k=2), 3)
+        0.7
+    """
+    # k_evaluation.ipynb, "K.5 Several tries"
+    if not 1 <= k <= n or not 0 <= c <= n:
+        raise ValueError(f"n={n}, c={c}, k={k}: expected 1 ≤ k ≤ n and 0 ≤ c ≤ n.")
+    if n - c < k:  # fewer wrong tries than are drawn
+        return 1.0
+    return 1.0 - math.prod(1 - k / i for i in range(n - c + 1, n + 1))
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
+    """Two models on the same questions: right for the first alone, for the second alone, p-value.
+
+    The p-value is exact and two-sided: how often fair coins, one for each question on which the
+    two differ, fall at least as unevenly. It is 1 where they never differ.
+
+    Raises:
+        ValueError: no answers, or not as many of one as of the other.
+
+    Source: McNemar (1947), "Note on the Sampling Error of the Difference Between Correlated
+    Proportions or Percentages".
+    """
+    # k_evaluation.ipynb, "The same questions for two"
+    if not len(first) or len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} answers; expected as many, 1 or more.")
+    one = sum(bool(a) and not b for a, b in zip(first, second, strict=True))
+    two = sum(bool(b) and not a for a, b in zip(first, second, strict=True))
+    coins, fewer = one + two, min(one, two)
+    tail = sum(math.comb(coins, heads) for heads in range(fewer + 1)) / 2**coins
+    return one, two, min(1.0, 2 * tail)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values after Holm's correction for having made so many comparisons, in their order.
+
+    Keep those below 0.05: then the chance of even one false alarm is at most 0.05.
+
+    Raises:
+        ValueError: a value outside 0 to 1.
+
+    Source: Holm (1979), "A Simple Sequentially Rejective Multiple Test Procedure".
+
+    Example:
+        >>> [round(p, 2) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+    """
+    # k_evaluation.ipynb, "Many comparisons"
+    if any(not 0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p_values={list(p_values)}: expected numbers from 0 to 1.")
+    corrected, so_far = [0.0] * len(p_values), 0.0
+    for place, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        so_far = max(so_far, min(1.0, p_values[i] * (len(p_values) - place)))
+        corrected[i] = so_far
+    return corrected
+
+
+def ngram_set(texts: Iterable[str], n: int) -> set[tuple[str, ...]]:
+    """All runs of n words in the texts. Raises ValueError: n below 1."""
+    # k_evaluation.ipynb, "Looking for it in the text"
+    if n < 1:
+        raise ValueError(f"n={n}, expected 1 or more.")
+    words = (text.split() for text in texts)
+    return {tuple(some[i : i + n]) for some in words for i in range(len(some) - n + 1)}
+
+
+def ngram_overlap(text: str, seen: set[tuple[str, ...]], n: int) -> float:
+    """The share of a text's runs of n words that are in `seen`, from `ngram_set` with the same n.
+
+    Raises:
+        ValueError: the text has fewer than n words, so that nothing could be found in it.
+    """
+    # k_evaluation.ipynb, "Looking for it in the text"
+    words = text.split()
+    if len(words) < n:
+        raise ValueError(f"a text of {len(words)} words has no run of {n}: take a smaller n.")
+    runs = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return sum(run in seen for run in runs) / len(runs)
+
+
+def rank_auc(higher: Sequence[float], lower: Sequence[float]) -> float:
+    """How often a number of `higher` is above one of `lower`, a tie counting half.
+
+    Raises:
+        ValueError: one of them is empty.
+    """
+    # k_evaluation.ipynb, "Looking for it in the text"
+    if not len(higher) or not len(lower):
+        raise ValueError(f"{len(higher)} and {len(lower)} numbers; expected 1 or more of each.")
+    a, b = torch.as_tensor(higher).double()[:, None], torch.as_tensor(lower).double()[None]
+    return ((a > b).double() + (a == b).double() / 2).mean().item()
+
+
+def order_test(
+    model: nn.Module,
+    tokenizer: BPETokenizer,
+    items: Sequence[str],
+    shuffles: int = 99,
+    seed: int = 0,
+) -> float:
+    """The p-value of 'the model has not read these items in this order'.
+
+    The items are joined by spaces, in their order and in random ones; the value is the share of
+    orders, the true one included, that cost no more than the true one.
+
+    Raises:
+        ValueError: fewer than 3 items, or they do not fit into the model's context together.
+
+    Source: Oren et al. (2023), "Proving Test Set Contamination in Black Box Language Models".
+    """
+    # k_evaluation.ipynb, "The order of the questions"
+    dice, items = random.Random(seed), list(items)
+    orders = [items, *(dice.sample(items, len(items)) for _ in range(shuffles))]
+    rows = story_rows([" ".join(order) for order in orders], tokenizer)
+    longest, room = max(map(len, rows)) - 1, model.config.context_length
+    if len(items) < 3 or longest > room:
+        raise ValueError(
+            f"{len(items)} items of {longest} tokens together; expected at least 3, and at most "
+            f"context_length={room} tokens."
+        )
+    nats = [price.nats.sum().item() for price in price_rows(model, rows)]
+    return sum(paid <= nats[0] + 1e-4 for paid in nats) / len(nats)
+
+
+def cohens_kappa(first: Sequence[object], second: Sequence[object]) -> float:
+    """Agreement of two judges beyond chance: 1 where they always agree, 0 as chance would have it.
+
+    Raises:
+        ValueError: no verdicts, not as many of both, or both always say one and the same, so that
+            agreement means nothing.
+
+    Source: Cohen (1960), "A Coefficient of Agreement for Nominal Scales".
+    """
+    # k_evaluation.ipynb, "K.8 Who judges the judge?"
+    if not len(first) or len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} verdicts; expected as many, 1 or more.")
+    many, words = len(first), set(first) | set(second)
+    agree = sum(a == b for a, b in zip(first, second, strict=True)) / many
+    share = lambda verdicts, word: sum(v == word for v in verdicts) / many
+    chance = sum(share(first, word) * share(second, word) for word in words)
+    if chance == 1:
+        raise ValueError(f"all verdicts of both are {first[0]!r}: no agreement can be measured.")
+    return (agree - chance) / (1 - chance)
+
+
+def ask_server(address: str, model: str, question: str, timeout: float = 30.0) -> str:
+    """What a server with OpenAI's chat API answers to one question, at temperature 0.
+
+    Args:
+        address: such as "http://localhost:8000".
+
+    Raises:
+        ConnectionError: no answer, or one without a message; check that the server runs.
+    """
+    # k_evaluation.ipynb, "A judge on your machine"
+    messages = [{"role": "user", "content": question}]
+    body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 60}
+    url, kind = f"{address}/v1/chat/completions", {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), kind)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not through a proxy
+    try:
+        with direct.open(request, timeout=timeout) as answer:
+            return str(json.load(answer)["choices"][0]["message"]["content"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise ConnectionError(f"{url} gave no answer ({error}); does the server run?") from None
+
+
+def longest_copy(text: str, corpus: str) -> str:
+    """The longest run of whole words of the text that stands in the corpus; "" if no word does.
+
+    Spaces and line breaks count alike. The first of several that are equally long.
+
+    Example:
+        >>> longest_copy("so the cat sat down", "the cat sat on the mat")
+        'the cat sat'
+    """
+    # k_evaluation.ipynb, "K.10 What does it know by heart?"
+    words, haystack = text.split(), f" {' '.join(corpus.split())} "
+    best, start = "", 0
+    for start in range(len(words)):
+        longer = len(best.split()) + 1
+        while start + longer <= len(words):
+            run = " ".join(words[start : start + longer])
+            if f" {run} " not in haystack:
+                break
+            best, longer = run, longer + 1
+    return best
+
+
+def exposure(nats: float, others: Sequence[float]) -> float:
+    """How many bits of guessing a model saves on a planted secret that costs `nats`.
+
+    log2 of the number of candidates, minus log2 of the secret's rank; `others`: what all other
+    candidates cost.
+
+    Raises:
+        ValueError: no other candidates.
+
+    Source: Carlini et al. (2019), "The Secret Sharer", section 4.3.
+
+    Example:
+        >>> exposure(1.0, [2.0, 3.0, 4.0])
+        2.0
+    """
+    # k_evaluation.ipynb, "A canary"
+    if not len(others):
+        raise ValueError("exposure: no other candidates; a secret among one has none.")
+    rank = 1 + sum(other <= nats for other in others)
+    return math.log2(len(others) + 1) - math.log2(rank)
+
+
+# --------------------------------------------------------------------------------------------------
+# Appendix L · Making data: what a model reads is what it becomes
+# l_making_data/l_making_data.ipynb
+# --------------------------------------------------------------------------------------------------
+
+
+# l_making_data.ipynb, "L.2 How do you write another world?"
+STATIONS = ("Ash", "Birch", "Cedar", "Elm", "Fir", "Oak")
+TRAVELLERS = ("Ben", "Lily", "Mia", "Tom")
+GETS_ON, GETS_OFF = ("gets on", "climbs aboard"), ("gets off", "steps down")
+FEWEST_STOPS, MOST_STOPS = 2, 4
+
+
+class Train:
+    """The state of the train-line world: where the train stands, and who is aboard."""
+
+    # l_making_data.ipynb, "L.2 How do you write another world?"
+
+    def __init__(self, station: int) -> None:
+        self.station = station
+        self.aboard: set[str] = set()
+        self.left_at: dict[str, str] = {}  # traveller -> where they last got off
+
+    def move(self) -> None:
+        """On to the next station; after the last one comes the first."""
+        self.station = (self.station + 1) % len(STATIONS)
+
+    def change(self, who: str) -> bool:
+        """Somebody gets on, or off if they were aboard; True if they got on."""
+        self.aboard ^= {who}
+        if who not in self.aboard:
+            self.left_at[who] = STATIONS[self.station]
+        return who in self.aboard
+
+
+class LineTeller:
+    """Puts the line into words; with `wanted`, stops where the text departs from it."""
+
+    # l_making_data.ipynb, "L.2 How do you write another world?"
+
+    def __init__(self, chance: Chance, wanted: str | None = None) -> None:
+        self.chance, self.wanted, self.text = chance, wanted, ""
+
+    def say(self, words: str) -> None:
+        """Add a sentence. Raises Mismatch if it is not the wanted one."""
+        self.text += " " * bool(self.text) + words
+        if self.wanted is not None and not self.wanted.startswith(self.text):
+            raise Mismatch
+
+    def stop(self, train: Train) -> None:
+        """One stop: somebody is drawn and gets on or off, in one of two wordings."""
+        who = self.chance.pick(TRAVELLERS)
+        got_on = train.change(who)
+        self.say(f"{who} {self.chance.pick(GETS_ON if got_on else GETS_OFF)}.")
+
+
+def tell_line(chance: Chance, wanted: str | None = None) -> Story:
+    """One story of the train line, with its log-probability and facts.
+
+    Raises:
+        Mismatch: `wanted` is given and the text departs from it.
+    """
+    # l_making_data.ipynb, "L.2 How do you write another world?"
+    teller, train = LineTeller(chance, wanted), Train(chance.pick(range(len(STATIONS))))
+    teller.say(f"The train is at {STATIONS[train.station]}.")
+    for left in reversed(range(chance.pick(range(FEWEST_STOPS, MOST_STOPS + 1)))):
+        teller.stop(train)
+        if left:
+            train.move()
+            teller.say(f"Next stop {STATIONS[train.station]}.")
+    teller.say(f"On the train: {', '.join(sorted(train.aboard)) or 'nobody'}.")
+    facts = [Fact("who_is_aboard", "train", ", ".join(sorted(train.aboard)) or "nobody")]
+    facts += [Fact("where_off", who, place) for who, place in train.left_at.items()]
+    return Story(teller.text, chance.log_prob, tuple(facts), (), "line", TRAVELLERS, ())
+
+
+def line_stories(seed: int = 0) -> Iterator[Story]:
+    """Stories of the train line without end, the same for the same seed."""
+    # l_making_data.ipynb, "L.2 How do you write another world?"
+    for number in count():
+        yield tell_line(Dice(f"line {seed} {number}"))
+
+
+def line_entropy() -> float:
+    """The entropy of a train-line story in nats, worked out: no sampling.
+
+    The start, how many stops, and at each stop who and in which of two wordings.
+    """
+    # l_making_data.ipynb, "L.2 How do you write another world?"
+    numbers = range(FEWEST_STOPS, MOST_STOPS + 1)
+    stops = sum(numbers) / len(numbers)
+    each = math.log(len(TRAVELLERS)) + math.log(len(GETS_ON))
+    return math.log(len(STATIONS)) + math.log(len(numbers)) + stops * each
+
+
+def shingles(text: str, size: int = 3) -> set[str]:
+    """All runs of `size` neighbouring words of a text, in small letters; a shorter text is one.
+
+    Raises:
+        ValueError: `size` below 1.
+
+    Source: Broder (1997), "On the Resemblance and Containment of Documents".
+
+    Example:
+        >>> sorted(shingles("the cat sat on the cat", 2))
+        ['cat sat', 'on the', 'sat on', 'the cat']
+    """
+    # l_making_data.ipynb, "L.3 Which texts are nearly the same?"
+    if size < 1:
+        raise ValueError(f"shingles: size={size} words, expected 1 or more.")
+    words = re.findall(r"\w+", text.lower())
+    return {" ".join(words[i : i + size]) for i in range(max(1, len(words) - size + 1))}
+
+
+def jaccard(one: set, other: set) -> float:
+    """Of all that stands in either set, the share that stands in both; two empty sets are equal.
+
+    Example:
+        >>> jaccard({1, 2, 3}, {2, 3, 4})
+        0.5
+    """
+    # l_making_data.ipynb, "L.3 Which texts are nearly the same?"
+    return len(one & other) / len(one | other) if one or other else 1.0
+
+
+def shingle_number(shingle: str) -> int:
+    """A number below 2**64 that stands for a shingle, the same on every machine."""
+    # l_making_data.ipynb, "A signature"
+    return int.from_bytes(hashlib.blake2b(shingle.encode(), digest_size=8).digest(), "little")
+
+
+def minhash_signatures(
+    sets: Sequence[set[str]], num_hashes: int = 128, seed: int = 0
+) -> np.ndarray:
+    """For each set and each of `num_hashes` hash functions, the smallest hash of its members.
+
+    Two sets agree in a place with a chance equal to their Jaccard similarity. The functions are
+    `(a * x + b) >> 32` in 64-bit arithmetic, with a and b drawn from `seed`.
+
+    Shape:
+        result: (sets, num_hashes), uint32.
+
+    Raises:
+        ValueError: no sets, an empty one, or `num_hashes` below 1.
+
+    Source: Broder (1997), "On the Resemblance and Containment of Documents".
+    """
+    # l_making_data.ipynb, "A signature"
+    sizes = [len(members) for members in sets]
+    if num_hashes < 1 or not sizes or not min(sizes):
+        raise ValueError(
+            f"minhash_signatures: {len(sizes)} sets, the smallest of {min(sizes, default=0)}, and "
+            f"num_hashes={num_hashes}; expected one set or more, none empty, and 1 or more hashes."
+        )
+    numbers = [shingle_number(shingle) for members in sets for shingle in members]
+    x = np.array(numbers, dtype=np.uint64)
+    starts = np.cumsum([0, *sizes[:-1]])
+    a, b = np.random.default_rng(seed).integers(2**64, size=(2, num_hashes), dtype=np.uint64)
+    hashes = ((factor | 1) * x + shift >> 32 for factor, shift in zip(a, b, strict=True))
+    return np.stack([np.minimum.reduceat(h, starts) for h in hashes], axis=1).astype(np.uint32)
+
+
+def estimated_jaccard(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """In how many of their places signatures agree: an estimate of Jaccard's similarity.
+
+    Its standard error is sqrt(J * (1 - J) / num_hashes), at most 1 / (2 * sqrt(num_hashes)).
+
+    Shape:
+        one, other: (..., num_hashes); result: (...).
+    """
+    # l_making_data.ipynb, "A signature"
+    return (one == other).mean(-1)
+
+
+def lsh_chance(similarity: float | np.ndarray, bands: int, rows: int) -> float | np.ndarray:
+    """The chance that two sets of this similarity agree in all `rows` places of some band.
+
+    Source: Leskovec, Rajaraman and Ullman (2014), "Mining of Massive Datasets", chapter 3.
+
+    Example:
+        >>> lsh_chance(0.5, bands=1, rows=2)
+        0.25
+    """
+    # l_making_data.ipynb, "Without looking at all pairs"
+    return 1 - (1 - similarity**rows) ** bands
+
+
+def lsh_pairs(signatures: np.ndarray, bands: int) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of sets whose signatures agree in all places of at least one band.
+
+    Shape:
+        signatures: (sets, num_hashes); `bands` must divide num_hashes.
+
+    Raises:
+        ValueError: `bands` does not divide the number of hashes.
+    """
+    # l_making_data.ipynb, "Without looking at all pairs"
+    num_hashes = signatures.shape[1]
+    if bands < 1 or num_hashes % bands:
+        raise ValueError(f"bands={bands}: expected a number that divides {num_hashes} hashes.")
+    found: set[tuple[int, int]] = set()
+    for band in np.split(np.ascontiguousarray(signatures), bands, axis=1):
+        buckets: defaultdict[bytes, list[int]] = defaultdict(list)
+        for i, places in enumerate(band):
+            buckets[places.tobytes()].append(i)
+        for bucket in buckets.values():
+            found.update(combinations(bucket, 2))
+    return sorted(found)
+
+
+def first_of_each_group(total: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """The numbers below `total` that stay when of each group of linked ones the first is kept.
+
+    Example:
+        >>> first_of_each_group(5, [(1, 3), (3, 4)])
+        [0, 1, 2]
+    """
+    # l_making_data.ipynb, "Planted near-duplicates"
+    first = list(range(total))
+
+    def root(i: int) -> int:
+        while first[i] != i:
+            first[i] = first[first[i]]  # a shorter way for the next time
+            i = first[i]
+        return i
+
+    for i, j in pairs:
+        low, high = sorted((root(i), root(j)))
+        first[high] = low
+    return [i for i in range(total) if root(i) == i]
+
+
+# l_making_data.ipynb, "L.4 Which texts are bad?"
+DIRT = ("boilerplate", "shuffled", "cut off", "repeated", "cipher", "symbols")
+MENU = "Home. News. Log in. We use cookies to make this page better."
+FOOTER = "Read more. Share this story. All rights reserved."
+
+
+def dirtied(text: str, kind: str, dice: random.Random) -> str:
+    """A text spoiled in one of the ways of `DIRT`.
+
+    Raises:
+        ValueError: another kind.
+    """
+    # l_making_data.ipynb, "L.4 Which texts are bad?"
+    if kind == "boilerplate":
+        return f"{MENU} {text[: len(text) // 3]}... {FOOTER}"
+    if kind == "shuffled":
+        mixed = (dice.sample(s.split(), len(s.split())) for s in re.split(r"(?<=[.!?]) ", text))
+        return " ".join(f"{' '.join(words).rstrip('.!?,')}." for words in mixed)
+    if kind == "cut off":
+        place = round(len(text) * dice.uniform(0.3, 0.7))
+        return text[:place] if dice.random() < 0.5 else text[place:]
+    if kind == "repeated":
+        sentence = dice.choice(re.split(r"(?<=[.!?]) ", text))
+        return " ".join([sentence] * (1 + len(text) // len(sentence)))
+    if kind == "cipher":
+        small = "abcdefghijklmnopqrstuvwxyz"
+        code = "".join(dice.sample(small, 26))
+        return text.translate(str.maketrans(small + small.upper(), code + code.upper()))
+    if kind == "symbols":
+        return "".join(dice.choice("#@~0|^") if dice.random() < 0.12 else c for c in text)
+    raise ValueError(f"kind={kind!r}, expected one of {', '.join(DIRT)}.")
+
+
+def rule_findings(text: str, fewest: int = 8, most: int = 250) -> list[str]:
+    """What speaks against a text, by five rules of thumb; an empty list if nothing does.
+
+    `fewest` and `most`: words. The rules and their limits were chosen on clean stories.
+
+    Source: rules of this kind from Rae et al. (2021), "Scaling Language Models: Methods, Analysis
+        and Insights from Training Gopher", appendix A.
+    """
+    # l_making_data.ipynb, "Rules of thumb"
+    words = re.findall(r"\w+", text.lower())
+    sentences = [s for s in re.split(r"(?<=[.!?])\s+", text) if s]
+    odd = sum(not (c.isalpha() or c.isspace() or c in ".,;:!?'\"-") for c in text)
+    common = sum(word in ("the", "a", "and", "to", "it", "was", "is") for word in words)
+    findings = {
+        "length": not fewest <= len(words) <= most,
+        "symbols": odd > 0.02 * len(text),
+        "no end": not text.rstrip().endswith((".", "!", "?", '"')),
+        "repetition": len(sentences) > 2 and len(set(sentences)) < 0.6 * len(sentences),
+        "no common words": common < 0.04 * len(words),
+    }
+    return [name for name, found in findings.items() if found]
+
+
+def word_runs(text: str, size: int) -> list[str]:
+    """All runs of `size` words in their order, with repeats; none if the text is shorter."""
+    # l_making_data.ipynb, "L.5 Has the test leaked into the corpus?"
+    words = re.findall(r"\w+", text.lower())
+    return [" ".join(words[i : i + size]) for i in range(len(words) - size + 1)]
+
+
+def leaked_ngrams(texts: Sequence[str], tests: Iterable[str], size: int) -> list[float]:
+    """For each text, which share of its words lies in a run of `size` words of some test text.
+
+    A corpus is decontaminated by leaving out the texts above a chosen share: 0 leaves out every
+    text that has a single such run.
+
+    Raises:
+        ValueError: `size` below 1.
+
+    Source: runs of words from Brown et al. (2020), "Language Models are Few-Shot Learners",
+        appendix C, who left out what shared 13 of them.
+
+    Example:
+        >>> leaked_ngrams(["so the cat sat down"], ["the cat sat up"], 3)
+        [0.6]
+    """
+    # l_making_data.ipynb, "L.5 Has the test leaked into the corpus?"
+    if size < 1:
+        raise ValueError(f"leaked_ngrams: size={size} words, expected 1 or more.")
+    known = set().union(*(word_runs(test, size) for test in tests))
+    shares = []
+    for text in texts:
+        runs = word_runs(text, size)
+        marked = {i + k for i, run in enumerate(runs) if run in known for k in range(size)}
+        shares.append(len(marked) / max(1, len(runs) + size - 1))
+    return shares
+
+
+def temperature_shares(sizes: Sequence[float], temperature: float = 1.0) -> list[float]:
+    """Mixing shares in proportion to size ** (1 / temperature).
+
+    1 draws as the data lie; the higher, the more equal.
+
+    Raises:
+        ValueError: a size or the temperature not above 0.
+
+    Source: Conneau et al. (2020), "Unsupervised Cross-lingual Representation Learning at Scale".
+
+    Example:
+        >>> temperature_shares([90, 10]), temperature_shares([81, 1], temperature=2)
+        ([0.9, 0.1], [0.9, 0.1])
+    """
+    # l_making_data.ipynb, "L.6 How much of each?"
+    if temperature <= 0 or not sizes or min(sizes) <= 0:
+        raise ValueError(
+            f"sizes={list(sizes)}, temperature={temperature}: expected numbers above 0."
+        )
+    powers = [size ** (1 / temperature) for size in sizes]
+    return [power / sum(powers) for power in powers]
+
+
+def mixed_rows(
+    domains: Sequence[Sequence[list[int]]], shares: Sequence[float], tokens: int, seed: int = 0
+) -> list[list[int]]:
+    """Rows of several domains, so that each has its share of about `tokens` tokens, shuffled.
+
+    A domain that is too small is read again from its beginning.
+
+    Raises:
+        ValueError: not one share for each domain, or an empty domain.
+    """
+    # l_making_data.ipynb, "L.6 How much of each?"
+    if len(domains) != len(shares) or not all(domains):
+        sizes = [len(rows) for rows in domains]
+        raise ValueError(f"domains of {sizes} rows, shares {list(shares)}: expected one for each.")
+    dice, chosen = random.Random(seed), []
+    for rows, share in zip(domains, shares, strict=True):
+        order, used = dice.sample(list(rows), len(rows)), 0
+        for i in count():
+            if used >= share * tokens:
+                break
+            chosen.append(order[i % len(order)])
+            used += len(chosen[-1]) - 1
+    dice.shuffle(chosen)
+    return chosen
+
+
+def first_fit_decreasing(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Which items go together into bins of `room`: longest first, each into the first that fits.
+
+    Raises:
+        ValueError: an item is longer than a bin.
+
+    Source: Johnson (1973), "Near-Optimal Bin Packing Algorithms": at most 11/9 of the fewest bins,
+        and a constant number more.
+
+    Example:
+        >>> first_fit_decreasing([2, 5, 4, 3], room=7)
+        [[1, 0], [2, 3]]
+    """
+    # l_making_data.ipynb, "L.7 How are batches filled?"
+    if lengths and max(lengths) > room:
+        raise ValueError(f"an item of {max(lengths)} does not fit into {room}: cut it first")
+    bins: list[list[int]] = []
+    left: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = next((b for b, space in enumerate(left) if space >= lengths[item]), len(bins))
+        if place == len(bins):
+            bins.append([])
+            left.append(room)
+        bins[place].append(item)
+        left[place] -= lengths[item]
+    return bins
+
+
+def joined_rows(rows: Sequence[list[int]], room: int) -> list[list[int]]:
+    """Stories packed into rows of at most `room` + 1 ids; where two meet, they share their mark.
+
+    Raises:
+        ValueError: a story of more than `room` + 1 ids.
+    """
+    # l_making_data.ipynb, "L.7 How are batches filled?"
+    bins = first_fit_decreasing([len(row) - 1 for row in rows], room)
+    return [rows[b[0]] + [i for n in b[1:] for i in rows[n][1:]] for b in bins]
+
+
+def story_numbers(token_ids: Tensor, end_id: int) -> Tensor:
+    """For each place of a packed row, in which story it lies: a mark begins a new one.
+
+    Shape:
+        token_ids, result: (rows, tokens).
+
+    Example:
+        >>> story_numbers(torch.tensor([[0, 5, 6, 0, 7]]), end_id=0)
+        tensor([[1, 1, 1, 2, 2]])
+    """
+    # l_making_data.ipynb, "May stories see one another?"
+    return (token_ids == end_id).cumsum(-1)
+
+
+def places_in_story(token_ids: Tensor, end_id: int) -> Tensor:
+    """For each place of a packed row, how far it is from its story's mark.
+
+    Shape:
+        token_ids, result: (rows, tokens).
+    """
+    # l_making_data.ipynb, "May stories see one another?"
+    places = torch.arange(token_ids.shape[-1], device=token_ids.device).expand_as(token_ids)
+    return places - torch.where(token_ids == end_id, places, 0).cummax(-1).values
+
+
+class StoryAttention(MultiHeadAttention):
+    """Attention that looks only where `allowed`, (batch, 1, tokens, tokens), is True."""
+
+    # l_making_data.ipynb, "May stories see one another?"
+
+    allowed: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As MultiHeadAttention, with `allowed` in the place of the triangle.
+
+        Shape:
+            x, result: (batch, tokens, embed_dim).
+        """
+        q, k, v = self.queries_keys_values(x)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.allowed)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class PackedGPT(GPTModel):
+    """A GPT for packed rows: no token looks into another story, and positions start anew.
+
+    Its weights are called and shaped as a GPTModel's. Each story gets the logits that it would
+    get alone.
+
+    Shape:
+        token_ids: (batch, tokens), each row beginning with `end_id`; result: as GPTModel.
+    """
+
+    # l_making_data.ipynb, "May stories see one another?"
+
+    def __init__(self, config: GPTConfig, end_id: int, seed: int | None = None) -> None:
+        super().__init__(config, seed)
+        self.end_id = end_id
+        for block in self.blocks:
+            own = StoryAttention(config.embed_dim, config.num_heads, 0.0, config.qkv_bias)
+            own.load_state_dict(block.attention.state_dict())
+            block.attention = own
+        use_fast_linear(self)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Logits (batch, tokens, vocab_size)."""
+        numbers = story_numbers(token_ids, self.end_id)
+        allowed = (numbers[:, :, None] == numbers[:, None, :]).tril()[:, None]
+        x = self.token_embedding(token_ids)
+        x = x + self.position_embedding(places_in_story(token_ids, self.end_id))
+        for block in self.blocks:
+            block.attention.allowed = allowed
+            x = block(x)  # (batch, tokens, embed_dim)
+        return self.output_head(self.final_norm(x))
+
+
+def agreed_answer(answers: Sequence[str], least: int) -> str | None:
+    """The most frequent of several answers, if at least so many agree; None if they do not.
+
+    Source: Wang et al. (2023), "Self-Consistency Improves Chain of Thought Reasoning".
+
+    Example:
+        >>> agreed_answer(["two", "two", "ten"], least=2)
+        'two'
+    """
+    # l_making_data.ipynb, "L.8 Can a model make the data?"
+    if not answers:
+        raise ValueError("agreed_answer: no answers given; expected one or more.")
+    answer, votes = Counter(answers).most_common(1)[0]
+    return answer if votes >= least else None
+
+
+def batches_in_order(
+    rows: Sequence[list[int]], order: str, tokens_per_batch: int, seed: int = 0
+) -> list[list[list[int]]]:
+    """The same groups of rows of similar length, in an order.
+
+    Args:
+        order: "short first", "long first" or "random".
+
+    Raises:
+        ValueError: another order.
+    """
+    # l_making_data.ipynb, "L.9 Does the order matter?"
+    if order not in ("short first", "long first", "random"):
+        raise ValueError(f'order={order!r}, expected "short first", "long first" or "random".')
+    groups = pack_rows(list(rows), tokens_per_batch)  # longest first
+    if order == "random":
+        random.Random(seed).shuffle(groups)
+    return groups[::-1] if order == "short first" else groups

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import inspect
+import json
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -16,12 +21,14 @@ from shared.appendices import (
     Int8Embedding,
     Int8Linear,
     KVCache,
+    PairTable,
     SharedKeysAttention,
     StaticStep,
     bare,
     cached_generation,
     cached_steps,
     common_length,
+    deepened,
     generate_cached,
     place_chunks,
     place_together,
@@ -34,6 +41,7 @@ from shared.appendices import (
     stored_bytes,
     window,
 )
+from shared.artifacts import ROOT
 from shared.previous_chapters import (
     GPTConfig,
     GPTModel,
@@ -457,6 +465,35 @@ def test_speculation_is_reproducible_and_refuses_nonsense():
         speculative_generate(model, model, [], 3)
 
 
+def test_a_deepened_model_says_the_same():
+    model = stirred(ODD, seed=1)
+    deep, ids = deepened(model, 5), some_ids(2, 9, ODD)
+    assert len(deep.blocks) == 5 and deep.num_parameters() > model.num_parameters()
+    torch.testing.assert_close(deep(ids), model(ids), atol=1e-4, rtol=1e-4)
+
+
+def test_a_pair_table_counts_what_followed():
+    table = PairTable([[1, 2, 3], [1, 2, 3], [1, 2, 4], [5, 2, 4]], vocab_size=7)
+    assert table([9, 1, 2]).argmax() == 3 and table([5, 2]).argmax() == 4
+    assert float(table([1, 2]).softmax(-1)[4]) == pytest.approx(1 / 3, abs=1e-3)
+    assert table([6, 1]).argmax() == 2, "an unknown pair: the last token alone has to do"
+    assert table([6, 6]).shape == (7,)
+
+
+def test_the_kept_race_adds_up():
+    """What the notebook shows of it is computed from the seconds beside it."""
+    folder = ROOT / "appendix/f_fast_inference"
+    spec = importlib.util.spec_from_file_location("race", folder / "experiments.py")
+    race = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(race)
+    kept = json.loads((folder / "results/drafts.json").read_text(encoding="utf-8"))
+    assert len(kept["runs"]) == kept["settings"]["prompts"] == race.PROMPTS
+    assert race.summary(kept["runs"]) == kept["models"]
+    for ways in kept["models"].values():
+        assert ways["no draft"] == {"times": 1.0, "low": 1.0, "high": 1.0}
+        assert all(way["low"] <= way["times"] <= way["high"] for way in ways.values())
+
+
 # The static step
 
 
@@ -485,3 +522,46 @@ def test_it_runs_on_a_gpu_as_on_the_cpu():
         )
     run = speculative_generate(model, model, prompts[0], 15, temperature=0)
     assert run.row == generate(model, prompts[:1], 15, temperature=0)[0]
+
+
+WITHOUT_A_COMPILER = """
+import json, os, sys, time
+from collections.abc import Callable
+import shutil
+import torch
+from shared.appendices import CachedReader, StaticStep
+from shared.artifacts import ROOT, artifacts_folder
+from shared.previous_chapters import GPTConfig, GPTModel
+
+path = ROOT / "appendix/f_fast_inference/f_fast_inference.ipynb"
+cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+sources = ("".join(cell["source"]) for cell in cells)
+(source,) = [text for text in sources if text.startswith("def try_to_compile")]
+device = torch.device("cpu")
+exec(source)
+step = StaticStep(CachedReader(GPTModel(GPTConfig(7, 5, 4, 2, 1), seed=0)))
+for folder in (os.environ["PATH"], sys.argv[1]):  # a wrong compiler, then none at all
+    os.environ["PATH"] = folder
+    compiled, said = try_to_compile(step)
+    assert compiled is None, "it says that it compiled"
+    print(said)
+"""
+
+
+def test_without_a_compiler_the_notebook_says_so_and_goes_on(tmp_path):
+    """CXX names no compiler, and what was compiled before is not there either."""
+    hidden = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kept")}
+    hidden |= {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_A_COMPILER, str(tmp_path)],
+        env=os.environ | hidden,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == "", "the notebook would show this in red"
+    wrong, none = run.stdout.splitlines()
+    assert "Compiling did not work here" in wrong and "all else works" in wrong
+    assert "no C++ compiler" in none and "all else works" in none

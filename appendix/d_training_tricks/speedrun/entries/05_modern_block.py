@@ -1,0 +1,97 @@
+"""A block of today: RMS norms, rotary positions, normed queries and keys, ReLU², the start again.
+
+Each block first mixes the token embeddings back in, and what it writes begins at zero, so that
+the first steps train a model without blocks. Norms have no weights: the matrices do the scaling.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from shared.previous_chapters import IGNORED, Recipe, build_optimizers, learning_rate_at
+
+TOKENS = 36_864
+RECIPE = Recipe(matrix_rate=0.02, table_rate=0.015, vector_rate=0.003, momentum=0.8)
+DIM, HEADS, LAYERS = 128, 4, 2
+
+
+def norm(x):
+    return F.rms_norm(x, (x.size(-1),))
+
+
+def rotate(x):
+    """Turn each pair of numbers by an angle that grows with the place: (..., tokens, head_dim)."""
+    tokens, dim = x.shape[-2:]
+    speeds = 1000.0 ** (-torch.arange(0, dim, 2) / dim)
+    angles = torch.arange(tokens)[:, None] * speeds  # (tokens, head_dim / 2)
+    one, other = x.chunk(2, dim=-1)
+    return torch.cat(
+        [one * angles.cos() - other * angles.sin(), one * angles.sin() + other * angles.cos()], -1
+    )
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(DIM, 3 * DIM, bias=False)
+        self.out = nn.Linear(DIM, DIM, bias=False)
+
+    def forward(self, x):
+        cut = self.qkv(x).unflatten(-1, (3, HEADS, DIM // HEADS))
+        q, k, v = cut.permute(2, 0, 3, 1, 4).unbind(0)  # (batch, heads, tokens, head_dim)
+        mixed = F.scaled_dot_product_attention(rotate(norm(q)), rotate(norm(k)), v, is_causal=True)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = Attention()
+        self.up = nn.Linear(DIM, 4 * DIM, bias=False)
+        self.down = nn.Linear(4 * DIM, DIM, bias=False)
+        self.shares = nn.Parameter(torch.tensor([1.0, 0.0]))  # of the stream, of its start
+
+    def forward(self, x, start):
+        x = self.shares[0] * x + self.shares[1] * start
+        x = x + self.attention(norm(x))
+        return x + self.down(F.relu(self.up(norm(x))).square())
+
+
+class Model(nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, DIM)
+        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
+        self.scale = nn.Parameter(torch.ones(()))
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        for p in self.parameters():
+            if p.ndim == 2:
+                nn.init.normal_(p, std=0.5 * p.size(1) ** -0.5)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        for block in self.blocks:
+            nn.init.zeros_(block.attention.out.weight)
+            nn.init.zeros_(block.down.weight)
+
+    def forward(self, ids):
+        start = x = norm(self.embedding(ids))
+        for block in self.blocks:
+            x = block(x, start)
+        return self.scale * F.linear(norm(x), self.embedding.weight) + self.bias
+
+
+def train(text, seed):
+    torch.manual_seed(seed)
+    model = Model(text.vocab_size)
+    optimizers = build_optimizers(model, RECIPE)
+    while text.left:
+        inputs, targets = text.stories(256)
+        factor = learning_rate_at(text.progress, warmup=0.02, decay=0.6)
+        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), RECIPE.max_norm)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = factor * group["peak"]
+            optimizer.step()
+            optimizer.zero_grad()
+        yield model
