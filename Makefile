@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 	--nbval-sanitize-with=tests/nbval_sanitize.cfg
 
-.PHONY: help lab test course notebooks export bench chat serve mutants release grade nbgrader
+.PHONY: help lab test course notebooks export bench chat serve mutants release grade nbgrader speedrun
 .DEFAULT_GOAL := help
 
 help: ## what each command does
@@ -81,6 +81,10 @@ mutants: .venv/tests ## wrong and right answers to the exercises, and what their
 
 bench: .venv/tests ## measure what the course promises and write tests/benchmarks/results.md
 	@$(RUN) -m tests.benchmarks
+
+speedrun: .venv/course ## measure an entry of the laptop speedrun (ENTRY=09; appendix D has the rules)
+	@test -n "$(ENTRY)" || { echo "Which entry? make speedrun ENTRY=09"; exit 1; }
+	@$(RUN) -m appendix.d_training_tricks.speedrun "$(ENTRY)" --seeds $(or $(SEEDS),3)
 
 release: .venv/course ## for teachers: the students' copy of a chapter (CH=3)
 	@test -n "$(CH)" || { echo "Which chapter? make release CH=3"; exit 1; }
