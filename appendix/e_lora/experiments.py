@@ -297,7 +297,7 @@ OTHER_RATES = {
 }
 OTHER_RATES |= {
     f"LoRA 8, all, rate {rate}": (lora(8, "all"), partial(lora_tuning, rate=rate))
-    for rate in (0.0015, 0.015)
+    for rate in (0.0015, 0.008, 0.015)
 }
 
 

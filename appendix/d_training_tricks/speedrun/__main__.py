@@ -46,9 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
         path = find(asked.entry)
         if asked.record and path.resolve().parent != HERE / "entries":
             raise Refused(f"{path.name}: a record's script lies in entries/; move it there first.")
-        print(f"{path.stem}: {asked.seeds} seeds")
+        print(f"{path.stem}: {asked.seeds} seed{'s' * (asked.seeds != 1)}")
         result = measure(path, asked.seeds, asked.tokens)
-        print(f"  mean {result['loss']:.4f}, at most {result['at_most']:.4f} nats per token")
+        bound = f"at most {result['at_most']:.4f}" if asked.seeds > 1 else "one seed gives no bound"
+        print(f"  mean {result['loss']:.4f} nats per token, {bound}")
         if asked.record:
             print("  " + add_record(result))
         elif all(record["script"] != result["script"] for record in read_board()["records"]):
