@@ -187,6 +187,7 @@ def test_all_near_duplicates_are_found_as_by_the_exact_way():
 def test_the_first_of_each_group_stays():
     assert first_of_each_group(6, [(4, 5), (0, 3), (3, 4)]) == [0, 1, 2]
     assert first_of_each_group(3, []) == [0, 1, 2]
+    assert first_of_each_group(4, [(0, 2), (1, 2)]) == [0, 3]
     chain = [(i, i + 1) for i in range(3000)]
     assert first_of_each_group(3001, chain[::-1]) == [0]
 
