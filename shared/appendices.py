@@ -103,7 +103,7 @@ __all__ = [
     "trial_exam",
     "trial_model",
     "STUDENT_95",
-    "paired_interval",
+    "paired_t_interval",
     "first_weights",
     "RateSearch",
     "find_learning_rate",
@@ -233,7 +233,7 @@ __all__ = [
     "turn_pairs",
     "turn_angles",
     "GatedFeedForward",
-    "window_mask",
+    "sliding_window_mask",
     "LayerMemory",
     "ModernAttention",
     "layer_window",
@@ -523,7 +523,7 @@ def trial_model(trial: Trial) -> GPTModel:
 STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 1 to 9 freedoms
 
 
-def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
+def paired_t_interval(differences: Sequence[float]) -> tuple[float, float, float]:
     """The mean of some differences, and its 95 % interval by Student's t.
 
     Raises:
@@ -532,7 +532,7 @@ def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
     Source: Student (1908), "The Probable Error of a Mean".
 
     Example:
-        >>> mean, low, high = paired_interval([-0.05, -0.04, -0.07])
+        >>> mean, low, high = paired_t_interval([-0.05, -0.04, -0.07])
     """
     # d_training_tricks.ipynb, "Pairs"
     count = len(differences)
@@ -2799,7 +2799,7 @@ class GatedFeedForward(nn.Module):
         return self.down(self.bend(self.gate(x)) * self.up(x))
 
 
-def window_mask(
+def sliding_window_mask(
     tokens: int, seen: int, window: int | None, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Which of the `seen` last tokens each of the `tokens` newest may look at.
@@ -2808,7 +2808,7 @@ def window_mask(
         result: (tokens, seen), True where it may.
 
     Example:
-        >>> window_mask(2, 4, 2).int().tolist()
+        >>> sliding_window_mask(2, 4, 2).int().tolist()
         [[0, 1, 1, 0], [0, 0, 1, 1]]
 
     Source: Beltagy et al. (2020), "Longformer: The Long-Document Transformer".
@@ -2940,7 +2940,7 @@ def look_back(
         )
     mask = None
     if tokens > 1 or (window is not None and window < seen):
-        mask = window_mask(tokens, seen, window, q.device)
+        mask = sliding_window_mask(tokens, seen, window, q.device)
     return F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=shared)
 
 

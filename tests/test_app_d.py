@@ -25,7 +25,7 @@ from shared.appendices import (
     first_weights,
     give_weights,
     look_at_trial,
-    paired_interval,
+    paired_t_interval,
     run_trial,
     trial_batches,
     trial_exam,
@@ -265,12 +265,12 @@ def test_the_finder_refuses_rates_that_do_not_rise(settings):
 
 
 def test_the_interval_is_students():
-    mean, low, high = paired_interval([-0.05, -0.04, -0.07])
+    mean, low, high = paired_t_interval([-0.05, -0.04, -0.07])
     assert (mean, low, high) == pytest.approx((-0.16 / 3, -0.0913, -0.0154), abs=1e-4)
-    assert paired_interval([1.0, 1.0, 1.0]) == (1.0, 1.0, 1.0)
+    assert paired_t_interval([1.0, 1.0, 1.0]) == (1.0, 1.0, 1.0)
     for wrong in ([], [1.0], [0.0] * 11):
         with pytest.raises(ValueError, match=f"{len(wrong)} differences"):
-            paired_interval(wrong)
+            paired_t_interval(wrong)
 
 
 def test_students_factors_leave_five_of_a_hundred_outside():
@@ -286,7 +286,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     dice = torch.Generator().manual_seed(4)
     held = 0
     for _ in range(2000):
-        _, low, high = paired_interval((0.3 + torch.randn(4, generator=dice)).tolist())
+        _, low, high = paired_t_interval((0.3 + torch.randn(4, generator=dice)).tolist())
         held += low <= 0.3 <= high
     assert 0.935 < held / 2000 < 0.965
 

@@ -45,9 +45,9 @@ from shared.appendices import (
     published_name,
     rope_speeds,
     route_tokens,
+    sliding_window_mask,
     turn_angles,
     turn_pairs,
-    window_mask,
 )
 from shared.download import DownloadError
 from shared.previous_chapters import IGNORED, generate
@@ -134,9 +134,9 @@ def test_the_gate_by_hand(bend):
 
 
 def test_window_masks():
-    assert window_mask(2, 4, 2).int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1]]
-    assert window_mask(3, 3, None).int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
-    assert window_mask(3, 3, 1).int().tolist() == torch.eye(3).int().tolist()
+    assert sliding_window_mask(2, 4, 2).int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1]]
+    assert sliding_window_mask(3, 3, None).int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert sliding_window_mask(3, 3, 1).int().tolist() == torch.eye(3).int().tolist()
 
 
 @pytest.mark.parametrize("window", [None, 1, 4])
@@ -405,10 +405,10 @@ def test_a_run_learns_and_stops_at_its_budget():
 
     config = replace(SMALL, num_experts=4, experts_per_token=2)
     model = ModernModel(config, seed=0)
-    before = float(modern_loss(model, (row[:, :-1], row[:, 1:])))
+    before = modern_loss(model, (row[:, :-1], row[:, 1:])).item()
     equal_budget_run(model, batches(), 160 * 40, balance=0.01)
     assert len(seen) == 40 and not model.training
-    assert float(modern_loss(model, (row[:, :-1], row[:, 1:]))) < before / 3
+    assert modern_loss(model, (row[:, :-1], row[:, 1:])).item() < before / 3
 
 
 # --- Families, against transformers
@@ -616,9 +616,9 @@ def test_a_loaded_model_owns_its_numbers_and_can_be_trained(folder):
     for path in folder.iterdir():
         path.unlink()
     row = ids(4, 12)
-    before = float(modern_loss(model, (row[:, :-1], row[:, 1:])))
+    before = modern_loss(model, (row[:, :-1], row[:, 1:])).item()
     equal_budget_run(model, [(row[:, :-1], row[:, 1:])] * 30, 44 * 30)
-    assert float(modern_loss(model, (row[:, :-1], row[:, 1:]))) < before / 2
+    assert modern_loss(model, (row[:, :-1], row[:, 1:])).item() < before / 2
 
 
 def test_without_a_network_the_hub_says_what_to_do(monkeypatch, tmp_path):

@@ -107,7 +107,7 @@ CASES = {
     "loops for ever": (
         lambda k: answered(k, a21="while True:\n    pass"),
         "raised right right",
-        "ran for more than 3 s",
+        "ran for more than 5 s",
     ),
     "loops, deaf to interrupts": (
         lambda k: answered(
@@ -120,7 +120,7 @@ CASES = {
     "loops when checked": (
         lambda k: answered(k, a21="def add(a, b):\n    while True: pass"),
         "stopped right right",
-        "while your answer was checked: it ran for more than 3 s",
+        "while your answer was checked: it ran for more than 5 s",
     ),
     "keeps all memory": (
         lambda k: answered(
@@ -243,7 +243,7 @@ def graded(root, key, where_it_ran, tmp_path_factory):
         (folder / "submitted/link").mkdir()
         (folder / "submitted/link/ch02_exercises.ipynb").symlink_to(secret)
         (folder / "students.txt").write_text("absent\ngood\n\n")
-        limits = jail.Limits(cell_seconds=3, total_seconds=60, memory=2 << 30, disk=64 << 20)
+        limits = jail.Limits(cell_seconds=5, total_seconds=60, memory=2 << 30, disk=64 << 20)
         said = []
         with grade.cage_for(key, limits, root=root, secrets=(folder,)) as cage:
             where_it_ran.append(str(cage.course))
