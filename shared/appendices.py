@@ -240,7 +240,7 @@ __all__ = [
     "layer_rope",
     "qk_norms",
     "normed_and_turned",
-    "look_back",
+    "attend_back",
     "ModernBlock",
     "make_feed_forward",
     "ModelMemory",
@@ -2872,7 +2872,7 @@ class ModernAttention(nn.Module):
     def forward(self, x: Tensor, positions: Tensor, memory: LayerMemory | None = None) -> Tensor:
         q, k, v = normed_and_turned(self, x, positions)
         k, v = memory.add(k, v) if memory else (k, v)  # (batch, key heads, seen, head_dim)
-        mixed = look_back(q, k, v, self.window, self.config.attention_scale)
+        mixed = attend_back(q, k, v, self.window, self.config.attention_scale)
         return self.out(mixed.transpose(1, 2).flatten(2))  # (batch, tokens, embed_dim)
 
 
@@ -2923,7 +2923,7 @@ def normed_and_turned(
     return q, k, v
 
 
-def look_back(
+def attend_back(
     q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float | None = None
 ) -> Tensor:
     """Causal attention of the newest tokens to all that are seen; groups of heads share keys.
