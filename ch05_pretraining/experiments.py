@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import platform
 import random
 import sys
 import textwrap
@@ -27,7 +26,7 @@ import torch
 import shared.stories
 from shared.artifacts import written_whole
 from shared.figures import BLUE, GREY, RED, use_style
-from shared.machine import num_cores
+from shared.machine import machine_line
 from shared.previous_chapters import (
     END_OF_TEXT,
     IGNORED,
@@ -138,11 +137,6 @@ def run(condition: str, seed: int) -> dict:
     return {"condition": condition, "seed": seed, "seconds": seconds, "points": history.looks}
 
 
-def counted(number: int, thing: str) -> str:
-    """1 thread, 2 threads."""
-    return f"{number} {thing}{'s' * (number != 1)}"
-
-
 def ingredients() -> None:
     """All conditions with all seeds that are not in the file yet."""
     found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {"runs": []}
@@ -161,9 +155,7 @@ def ingredients() -> None:
                 "command": "python ch05_pretraining/experiments.py ingredients",
                 "settings": settings,
                 "asked": f"200 held-out stories of at most {LONGEST} tokens",
-                "machine": f"{counted(num_cores(), 'core')}, "
-                f"{counted(torch.get_num_threads(), 'thread')}, "
-                f"{platform.machine()}, torch {torch.__version__}",
+                "machine": machine_line(),
                 "date": str(date.today()),
                 "stories": stories_hash(),
             }

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Iterator
 from datetime import date
@@ -24,7 +23,7 @@ import torch
 import shared.messages
 import shared.stories
 from shared.artifacts import written_whole
-from shared.machine import num_cores
+from shared.machine import machine_line
 from shared.messages import messages, split_messages
 from shared.previous_chapters import (
     BagOfWords,
@@ -170,20 +169,13 @@ def hash_of(module) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
-def counted(number: int, thing: str) -> str:
-    """1 thread, 2 threads."""
-    return f"{number} {thing}{'s' * (number != 1)}"
-
-
 def heading() -> dict:
     """What the file is, and on what it depends."""
     return {
         "what": "Fine-tuning the story model: one thing is changed at a time.",
         "command": "python ch06_classification_finetune/experiments.py",
         "settings": BASE,
-        "machine": f"{counted(num_cores(), 'core')}, "
-        f"{counted(torch.get_num_threads(), 'thread')}, "
-        f"{platform.machine()}, torch {torch.__version__}",
+        "machine": machine_line(),
         "date": str(date.today()),
         "stories": hash_of(shared.stories),
         "messages": hash_of(shared.messages),

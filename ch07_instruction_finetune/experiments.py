@@ -11,19 +11,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import platform
 import time
 from dataclasses import asdict, replace
 from datetime import date
 from itertools import accumulate, islice
 from pathlib import Path
 
-import torch
-
 import shared.instructions
 from shared.artifacts import written_whole
 from shared.instructions import Example, instructions
-from shared.machine import num_cores
+from shared.machine import machine_line
 from shared.previous_chapters import (
     AssistantRecipe,
     FixedBatches,
@@ -40,15 +37,6 @@ SEEDS = (0, 1, 2)
 ASKED = ("who_found", "where_is", "who_has", "count", "passive", "past_tense")
 """Families that can be learned in a minute, from stories and from words."""
 CONDITIONS = {"replies only": True, "everything": False}  # masked or not
-
-
-def machine() -> str:
-    """What this runs on, in words."""
-    cores, threads = num_cores(), torch.get_num_threads()
-    return (
-        f"{cores} core{'s' * (cores != 1)}, {threads} thread{'s' * (threads != 1)}, "
-        f"{platform.machine()}, torch {torch.__version__}"
-    )
 
 
 def instructions_hash() -> str:
@@ -121,7 +109,7 @@ def masking(total_tokens: int) -> None:
                 "what": "Is it better to ask for the replies only, or for the prompts, too?",
                 "command": "python ch07_instruction_finetune/experiments.py masking",
                 "asked": f"{len(questions(40))} validation questions: {', '.join(ASKED)}",
-                "machine": machine(),
+                "machine": machine_line(),
                 "date": str(date.today()),
                 "instructions": instructions_hash(),
                 "settings": settings,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import os
+import platform
 import re
 import shutil
 import sys
@@ -187,6 +188,30 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """What the processor calls itself, or its kind where it does not say."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def machine_line() -> str:
+    """One line for a results file: what computed it, with how many threads, which PyTorch.
+
+    Example:
+        >>> machine_line()  # doctest: +SKIP
+        'Intel(R) Xeon(R) Processor @ 2.50GHz, 2 cores, 1 thread, torch 2.13.0+cpu'
+    """
+    import torch
+
+    cores, threads = num_cores(), torch.get_num_threads()
+    return (
+        f"{processor_name()}, {cores} core{'s' * (cores != 1)}, "
+        f"{threads} thread{'s' * (threads != 1)}, torch {torch.__version__}"
+    )
 
 
 def memory_bytes() -> tuple[int, int] | tuple[None, None]:

@@ -962,10 +962,6 @@ def test_runs_are_kept_but_not_those_of_other_settings(experiments, tmp_path, mo
     assert ran == 2 * conditions, "with another recipe, the old runs are no answer"
 
 
-def test_one_thread_is_one_thread(experiments):
-    assert [experiments.counted(n, "thread") for n in (1, 2)] == ["1 thread", "2 threads"]
-
-
 # --- the story model
 
 TINY = StoryRecipe(

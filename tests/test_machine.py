@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from shared import machine
 from shared.machine import CHAPTERS, Speed, calibrate, check_machine, expected_seconds
@@ -111,3 +112,21 @@ def test_freed_memory_is_kept_for_the_next_tensor():
 def test_other_systems_manage_their_memory_themselves(monkeypatch):
     monkeypatch.setattr(machine.sys, "platform", "win32")
     assert machine.keep_freed_memory() is False
+
+
+def test_the_line_for_a_results_file_counts_rightly(monkeypatch):
+    monkeypatch.setattr(machine, "processor_name", lambda: "Abacus 3")
+    monkeypatch.setattr(machine, "num_cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert machine.machine_line() == f"Abacus 3, 2 cores, 1 thread, torch {torch.__version__}"
+
+
+def test_a_processor_without_a_name_tells_its_kind(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "Path", lambda name: tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine.platform, "processor", lambda: "")
+    monkeypatch.setattr(machine.platform, "machine", lambda: "riscv64")
+    assert machine.processor_name() == "riscv64"
+    (tmp_path / "cpuinfo").write_text(
+        "processor\t: 0\nmodel name\t: Abacus 3 @ 1 Hz\nmodel\t\t: 7\n"
+    )
+    assert machine.processor_name() == "Abacus 3 @ 1 Hz"

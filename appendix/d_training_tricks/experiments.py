@@ -16,14 +16,11 @@ import argparse
 import hashlib
 import json
 import math
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
-
-import torch
 
 import shared.stories
 from shared.appendices import (
@@ -31,7 +28,7 @@ from shared.appendices import (
     run_trial,
 )
 from shared.artifacts import written_whole
-from shared.machine import num_cores
+from shared.machine import machine_line
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BASE = Trial()
@@ -110,15 +107,6 @@ def stories_hash() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 
-def machine() -> str:
-    """What computed, in words."""
-    threads = torch.get_num_threads()
-    return (
-        f"{num_cores()} cores, {threads} thread{'s' * (threads != 1)}, {platform.machine()}, "
-        f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
-    )
-
-
 def settings() -> dict:
     """The baseline, as it stands in a results file."""
     return json.loads(json.dumps(asdict(BASE)))  # inf becomes Infinity and comes back
@@ -158,7 +146,7 @@ def compare(
                 "command": f"python appendix/d_training_tricks/experiments.py {name}",
                 "settings": settings(),
                 "seeds": list(seeds),
-                "machine": machine(),
+                "machine": machine_line(),
                 "date": str(date.today()),
                 "stories": stories_hash(),
             }

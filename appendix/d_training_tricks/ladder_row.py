@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import shared.previous_chapters as chapters
-from shared.machine import keep_freed_memory, num_cores
+from shared.machine import keep_freed_memory, num_cores, processor_name
 from shared.previous_chapters import (
     GPT2_CONFIGS,
     IGNORED,
@@ -220,10 +220,8 @@ def what_is_missing(error: Exception) -> str:
 
 def machine(device: str) -> dict:
     """What this ran on."""
-    info = Path("/proc/cpuinfo")
-    names = [x for x in info.read_text().splitlines() if "model name" in x] if info.exists() else []
     return {
-        "processor": names[0].split(":")[1].strip() if names else platform.processor(),
+        "processor": processor_name(),
         "cores": num_cores(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "torch": torch.__version__,

@@ -15,7 +15,6 @@ import copy
 import io
 import json
 import math
-import platform
 import random
 import statistics
 import time
@@ -45,7 +44,7 @@ from shared.appendices import (
 )
 from shared.artifacts import written_whole
 from shared.instructions import instructions
-from shared.machine import num_cores
+from shared.machine import machine_line
 from shared.previous_chapters import (
     FixedBatches,
     GPTModel,
@@ -388,12 +387,11 @@ def main() -> None:
     chosen = parser.parse_args()
     path = RESULTS / f"{chosen.name}.json"
     path.parent.mkdir(exist_ok=True)
-    machine = f"{num_cores()} cores, {torch.get_num_threads()} threads, {platform.machine()}"
     content = {
         "what": RUNS[chosen.name].__doc__,
         "command": f"python appendix/e_lora/experiments.py {chosen.name}",
         "settings": SETTINGS[chosen.name],
-        "machine": f"{machine}, torch {torch.__version__}; other jobs ran beside it",
+        "machine": machine_line() + "; other jobs ran beside it",
         "date": str(date.today()),
         "story_recipe": repr(story_recipe("laptop")),
         "runs": [],

@@ -29,7 +29,7 @@ from shared.appendices import (
     speculative_generate,
 )
 from shared.artifacts import written_whole
-from shared.machine import num_cores
+from shared.machine import num_cores, processor_name
 from shared.previous_chapters import GPTModel, story_model, story_rows
 from shared.stories import stories
 
@@ -84,10 +84,8 @@ def summary(runs: list[Seconds]) -> dict[str, dict[str, dict[str, float]]]:
 
 def machine() -> dict[str, object]:
     """What this ran on."""
-    info = Path("/proc/cpuinfo")
-    names = [x for x in info.read_text().splitlines() if "model name" in x] if info.exists() else []
     return {
-        "processor": names[0].split(":")[1].strip() if names else platform.processor(),
+        "processor": processor_name(),
         "cores": num_cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -38,7 +36,7 @@ from shared.appendices import (
     route_tokens,
 )
 from shared.artifacts import written_whole
-from shared.machine import keep_freed_memory
+from shared.machine import keep_freed_memory, machine_line
 from shared.previous_chapters import (
     IGNORED,
     StoryBatches,
@@ -197,12 +195,8 @@ def write(name: str, content: dict) -> None:
 
 def header(what: str) -> dict:
     """What every results file says about itself."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    cpu = names[0] if names else platform.processor() or platform.machine()
-    machine = f"{cpu}, {os.cpu_count()} cores, 1 thread; torch {torch.__version__}"
-    return {"what": what, "settings": SETTINGS, "machine": machine, "date": str(date.today())}
+    made = {"machine": machine_line(), "date": str(date.today())}
+    return {"what": what, "settings": SETTINGS} | made
 
 
 def compare(minutes: float, seeds: int) -> None:

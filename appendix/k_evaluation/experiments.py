@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +21,6 @@ from datetime import date
 from functools import cache
 from itertools import islice, product
 from pathlib import Path
-
-import torch
 
 from shared.appendices import (
     exposure,
@@ -34,7 +31,7 @@ from shared.appendices import (
 )
 from shared.artifacts import written_whole
 from shared.instructions import Example, instructions
-from shared.machine import num_cores
+from shared.machine import machine_line
 from shared.previous_chapters import (
     END_OF_TEXT,
     BPETokenizer,
@@ -309,12 +306,11 @@ def keep_results(
         start = time.perf_counter()
         one = run(**case)
         runs.append(one | {"seconds": round(time.perf_counter() - start, 1)})
-        machine = f"{num_cores()} cores, {torch.get_num_threads()} thread(s), "
         content = {
             "what": what,
             "command": f"python appendix/k_evaluation/experiments.py {name}",
             "settings": settings,
-            "machine": machine + f"{platform.machine()}, torch {torch.__version__}",
+            "machine": machine_line(),
             "date": str(date.today()),
             "runs": runs,
         }

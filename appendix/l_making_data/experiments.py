@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import platform
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +44,7 @@ from shared.appendices import (
 )
 from shared.artifacts import written_whole
 from shared.instructions import Example, instructions
-from shared.machine import num_cores
+from shared.machine import machine_line
 from shared.messages import messages, split_messages
 from shared.previous_chapters import (
     BagOfWords,
@@ -424,15 +423,6 @@ EXPERIMENTS: dict[str, tuple[Run, Sequence[str], Sequence[int], str]] = {
 }
 
 
-def machine() -> str:
-    """What this runs on, in words."""
-    cores, threads = num_cores(), torch.get_num_threads()
-    return (
-        f"{cores} core{'s' * (cores != 1)}, {threads} thread{'s' * (threads != 1)}, "
-        f"{platform.machine()}, torch {torch.__version__}"
-    )
-
-
 def data_hash() -> str:
     """Twelve digits that change when the course's data do."""
     packages = (shared.stories, shared.instructions, shared.messages)
@@ -460,7 +450,7 @@ def perform(name: str, until: float) -> None:
             "what": what,
             "command": f"python appendix/l_making_data/experiments.py {name}",
             "settings": asdict(SMALL),
-            "machine": machine(),
+            "machine": machine_line(),
             "date": str(date.today()),
             "data": data_hash(),
         }

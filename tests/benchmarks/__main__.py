@@ -9,7 +9,6 @@ rows are printed; a run of all benchmarks also writes them to results.md.
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 import sys
 import time
@@ -17,6 +16,7 @@ from datetime import date
 from pathlib import Path
 
 from shared.artifacts import written_whole
+from shared.machine import machine_line
 
 HERE = Path(__file__).parent
 COLUMNS = ("figure", "bar", "measured", "met", "note")
@@ -26,16 +26,8 @@ def machine() -> str:
     """One line on what all this was measured on."""
     import torch
 
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [x.partition(":")[2] for x in info.read_text().splitlines() if "model name" in x]
-        cpu = names[0].strip() if names else cpu
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    return (
-        f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; GPU: {gpu}; "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
-    )
+    return f"{machine_line()}; GPU: {gpu}; Python {platform.python_version()}"
 
 
 def names() -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import platform
 import random
 import statistics
 import time
@@ -18,7 +17,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from shared.machine import keep_freed_memory, num_cores
+from shared.machine import keep_freed_memory, machine_line
 from shared.previous_chapters import evaluating
 
 from .rules import (
@@ -138,7 +137,7 @@ def measure(path: str | Path, seeds: int = 3, tokens: int | None = None, say=pri
         "lines": len(path.read_text(encoding="utf-8").splitlines()),
         "script": fingerprint(path),
         "date": date.today().isoformat(),
-        "machine": machine(),
+        "machine": machine_line(),
         "tokens": runs[0].tokens,
         "numbers": runs[0].numbers,
         "seconds": round(statistics.mean(run.seconds for run in runs), 1),
@@ -151,14 +150,3 @@ def measure(path: str | Path, seeds: int = 3, tokens: int | None = None, say=pri
 def fingerprint(path: Path) -> str:
     """Twelve digits that change when the script changes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
-def machine() -> str:
-    """One line on what it was measured on."""
-    names = []
-    if (info := Path("/proc/cpuinfo")).exists():
-        lines = info.read_text().splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    cpu = names[0] if names else platform.processor() or platform.machine()
-    threads = torch.get_num_threads()
-    return f"{cpu}, {num_cores()} cores, {threads} threads, torch {torch.__version__}"
