@@ -3590,7 +3590,9 @@ def published_files(name_or_folder: str | Path) -> tuple[dict, dict[str, Path]]:
         LookupError,
         AttributeError,
     ) as error:
-        raise ValueError(f"{name_or_folder} holds a damaged file: {error!r}") from None
+        raise ValueError(
+            f"{name_or_folder} holds a damaged file: {error!r}. Fetch the model again."
+        ) from None
     return content, {tensor: shards[name] for tensor, name in index.items()}
 
 
