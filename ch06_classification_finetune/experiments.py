@@ -8,12 +8,10 @@ goes on where it was stopped.
 
 from __future__ import annotations
 
+import argparse
 import copy
-import hashlib
-import json
-import time
+import math
 from collections.abc import Iterator
-from datetime import date
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -22,8 +20,7 @@ import torch
 
 import shared.messages
 import shared.stories
-from shared.artifacts import written_whole
-from shared.machine import machine_line
+from shared.experiments import keep_runs, source_hash
 from shared.messages import messages, split_messages
 from shared.previous_chapters import (
     BagOfWords,
@@ -163,51 +160,37 @@ def run_spam(seed: int, settings: dict) -> dict:
     return count_right(label_logits(model, rows), labels)
 
 
-def hash_of(module) -> str:
-    """Twelve digits that change when the files of a data module do."""
-    files = sorted(p for p in Path(module.__file__).parent.iterdir() if p.suffix in (".py", ".tsv"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-
-
-def heading() -> dict:
-    """What the file is, and on what it depends."""
-    return {
-        "what": "Fine-tuning the story model: one thing is changed at a time.",
-        "command": "python ch06_classification_finetune/experiments.py",
-        "settings": BASE,
-        "machine": machine_line(),
-        "date": str(date.today()),
-        "stories": hash_of(shared.stories),
-        "messages": hash_of(shared.messages),
-    }
-
-
-def still_to_run(runs: list[dict]) -> Iterator[tuple[int, str, str]]:
-    """Seed, task and condition of each run that is not among `runs`."""
-    done = {(one["seed"], one["task"], one["condition"]) for one in runs}
+def cases() -> Iterator[dict]:
+    """Every run of the file: with the later seeds only what the first ones left in doubt."""
     for seed in (*SEEDS, *MORE_SEEDS):
         for task, conditions in CONDITIONS.items():
             asked = [c for c in conditions if seed in SEEDS or (task, c) in IN_DOUBT]
-            yield from ((seed, task, c) for c in asked if (seed, task, c) not in done)
+            yield from ({"task": task, "condition": c, "seed": seed} for c in asked)
+
+
+def run(task: str, condition: str, seed: int) -> dict:
+    """One of them."""
+    settings = BASE[task] | CONDITIONS[task][condition]
+    return {"claims": run_claims, "spam": run_spam}[task](seed, settings)
 
 
 def main() -> None:
     """All runs that are not in the file yet."""
-    head, found = heading(), {"runs": []}
-    if RESULTS.exists():
-        found = json.loads(RESULTS.read_text("utf-8"))
-    if any(found.get(name) != head[name] for name in ("settings", "stories", "messages")):
-        found = {"runs": []}  # made with other settings or data: all anew
-    for seed, task, condition in still_to_run(found["runs"]):
-        print(f"seed {seed}, {task}: {condition}", flush=True)
-        settings = BASE[task] | CONDITIONS[task][condition]
-        start = time.perf_counter()
-        result = {"claims": run_claims, "spam": run_spam}[task](seed, settings)
-        seconds = round(time.perf_counter() - start, 1)
-        one = {"task": task, "condition": condition, "seed": seed, "seconds": seconds} | result
-        found = head | {"runs": [*found["runs"], one]}
-        with written_whole(RESULTS) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("name", nargs="?", choices=("ablations",), default="ablations")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no run after so many"
+    )
+    keep_runs(
+        RESULTS,
+        "Fine-tuning the story model: one thing is changed at a time.",
+        cases(),
+        run,
+        settings=BASE,
+        data=source_hash(shared.stories, shared.messages),
+        minutes=parser.parse_args().minutes,
+    )
 
 
 if __name__ == "__main__":

@@ -9,18 +9,15 @@ model of chapter 5, or makes it.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
+import math
 import time
 from dataclasses import asdict, replace
-from datetime import date
 from itertools import accumulate, islice
 from pathlib import Path
 
 import shared.instructions
-from shared.artifacts import written_whole
+from shared.experiments import keep_runs, source_hash
 from shared.instructions import Example, instructions
-from shared.machine import machine_line
 from shared.previous_chapters import (
     AssistantRecipe,
     FixedBatches,
@@ -37,18 +34,6 @@ SEEDS = (0, 1, 2)
 ASKED = ("who_found", "where_is", "who_has", "count", "passive", "past_tense")
 """Families that can be learned in a minute, from stories and from words."""
 CONDITIONS = {"replies only": True, "everything": False}  # masked or not
-
-
-def instructions_hash() -> str:
-    """Twelve digits that change when the instructions do."""
-    sources = sorted(Path(shared.instructions.__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-
-
-def write(name: str, content: dict) -> None:
-    """A results file, whole or not at all."""
-    with written_whole(RESULTS / name) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 # --- the loss mask
@@ -86,36 +71,23 @@ def run(condition: str, recipe: AssistantRecipe, per_family: int = 40) -> dict:
     seconds = sum(step["seconds"] for step in history.steps)
     print(f"   {points[-1]['right']} of {points[-1]['asked']}, {seconds:.0f} s to learn", end=", ")
     print(f"{time.perf_counter() - start:.0f} s in all", flush=True)
-    return {"condition": condition, "seed": recipe.seed, "seconds": seconds, "points": points}
+    return {"seconds": seconds, "points": points}
 
 
-def masking(total_tokens: int) -> None:
+def masking(total_tokens: int, minutes: float) -> None:
     """All conditions with all seeds that are not in the file yet."""
     recipe = assistant_recipe("laptop")
     recipe = replace(recipe, total_tokens=total_tokens, batch_growth=1.0, talk=0.0)
-    path, settings = RESULTS / "masking.json", json.loads(json.dumps(asdict(recipe)))
-    found = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    if (found.get("instructions"), found.get("settings")) != (instructions_hash(), settings):
-        found = {}  # made with other instructions or settings: all anew
-    runs = found.get("runs", [])
-    done = {(one["condition"], one["seed"]) for one in runs}
-    for seed in SEEDS:
-        for condition in CONDITIONS:
-            if (condition, seed) in done:
-                continue
-            print(f"seed {seed}, {condition}", flush=True)
-            runs.append(run(condition, replace(recipe, seed=seed)))
-            content = {
-                "what": "Is it better to ask for the replies only, or for the prompts, too?",
-                "command": "python ch07_instruction_finetune/experiments.py masking",
-                "asked": f"{len(questions(40))} validation questions: {', '.join(ASKED)}",
-                "machine": machine_line(),
-                "date": str(date.today()),
-                "instructions": instructions_hash(),
-                "settings": settings,
-                "runs": runs,
-            }
-            write("masking.json", content)
+    keep_runs(
+        RESULTS / "masking.json",
+        "Is it better to ask for the replies only, or for the prompts, too?",
+        [{"condition": condition, "seed": seed} for seed in SEEDS for condition in CONDITIONS],
+        lambda condition, seed: run(condition, replace(recipe, seed=seed)),
+        settings=asdict(recipe),
+        data=source_hash(shared.instructions),
+        minutes=minutes,
+        asked=f"{len(questions(40))} validation questions: {', '.join(ASKED)}",
+    )
 
 
 def main() -> None:
@@ -123,8 +95,11 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("command", choices=("masking",))
     parser.add_argument("--tokens", type=int, default=200_000, help="answer tokens of a run")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no run after so many"
+    )
     options = parser.parse_args()
-    masking(options.tokens)
+    masking(options.tokens, options.minutes)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ Each definition names the notebook and the section that teach it: change it ther
 """
 
 import codecs
+import contextlib
 import copy
 import hashlib
+import io
 import json
 import math
 import queue
@@ -38,11 +40,15 @@ from torch.nn import functional as F
 import shared
 from shared.artifacts import written_whole
 from shared.download import DownloadError, hub_file
+from shared.instructions import FAMILIES, Example, instructions
+from shared.instructions.draw import for_tests
+from shared.instructions.words import NAMES
 from shared.previous_chapters import (
     ANSWER_ROOM,
     CHECKPOINT_FORMAT,
     END_OF_TEXT,
     IGNORED,
+    TURN_END,
     Batch,
     BPETokenizer,
     FastLinear,
@@ -53,9 +59,13 @@ from shared.previous_chapters import (
     Message,
     MultiHeadAttention,
     Muon,
+    Prompt,
     Recipe,
+    StoryBatches,
     StoryRecipe,
     TiedHead,
+    answer_text,
+    as_messages,
     best_device,
     both_files,
     build_optimizers,
@@ -68,23 +78,34 @@ from shared.previous_chapters import (
     differences,
     evaluate,
     evaluating,
+    flop_ledger,
     generate,
     head_start,
     initialise,
+    instruction_batch,
+    instruction_row,
     learning_rate_at,
+    memory_ledger,
+    new_story_model,
     next_logits,
     next_tokens,
     own_randomness,
     pack_rows,
     pad_rows,
     parameter_groups,
+    parameter_ledger,
+    pretrain,
+    prompt_ids,
     read_checkpoint,
     sampling_probabilities,
     story_model,
+    story_nats,
     story_rows,
     story_tokenizer,
+    training_step,
     trim_chat,
     use_fast_linear,
+    would_answer,
 )
 from shared.stories import Fact, Story, stories
 from shared.stories.chance import Chance, Dice, Mismatch
@@ -220,6 +241,83 @@ __all__ = [
     "Service",
     "new_job",
     "put_in_line",
+    # h_preference_tuning
+    "does_as_asked",
+    "is_truthful",
+    "KIND_WORDS",
+    "POLITE_WORDS",
+    "BRIEF_WORDS",
+    "holds_word",
+    "ends_kindly",
+    "is_polite",
+    "is_brief",
+    "PreferenceRule",
+    "PREFERENCE_RULES",
+    "rules_kept",
+    "preference_prompts",
+    "draw_tokens",
+    "draw_replies",
+    "cut_after",
+    "Replies",
+    "REPLY_ROOM",
+    "as_replies",
+    "sample_replies",
+    "last_features",
+    "reply_chances",
+    "reply_log_probs",
+    "reply_totals",
+    "policy_drift_sums",
+    "policy_drift",
+    "win_rate",
+    "reply_points",
+    "exam_questions",
+    "task_accuracy",
+    "Opponent",
+    "make_opponent",
+    "measure_against",
+    "best_and_worst",
+    "RewardModel",
+    "bradley_terry_loss",
+    "shuffled_groups",
+    "tuning_step",
+    "train_reward_model",
+    "reply_rewards",
+    "pair_verdicts",
+    "best_of_n_weights",
+    "best_of_n_kl",
+    "best_of_n_mean",
+    "dpo_loss",
+    "ipo_loss",
+    "DPORecipe",
+    "preference_loss",
+    "dpo_step",
+    "train_dpo",
+    "group_advantages",
+    "WEAK_FAMILIES",
+    "longer_questions",
+    "RewardRule",
+    "exact_match_reward",
+    "clipped_objective",
+    "k3_to_reference",
+    "PolicyRecipe",
+    "GRPORecipe",
+    "grpo_loss",
+    "PolicyTraining",
+    "policy_step",
+    "policy_update",
+    "ordinary_batches",
+    "run_policy",
+    "GRPO",
+    "check_token_shapes",
+    "generalised_advantages",
+    "ValueHead",
+    "fit_values",
+    "token_rewards",
+    "PPORecipe",
+    "PPO",
+    "ppo_advantages",
+    "kind_word_reward",
+    "kind_and_fitting_reward",
     # i_modern_architectures
     "Rope",
     "ModernSizes",
@@ -232,6 +330,9 @@ __all__ = [
     "rope_speeds",
     "turn_pairs",
     "turn_angles",
+    "kept_by_turns",
+    "kept_by_pair",
+    "rope_slowdown",
     "GatedFeedForward",
     "sliding_window_mask",
     "LayerMemory",
@@ -242,6 +343,7 @@ __all__ = [
     "normed_and_turned",
     "attend_back",
     "ModernBlock",
+    "block_norms",
     "make_feed_forward",
     "ModelMemory",
     "ModernModel",
@@ -266,6 +368,7 @@ __all__ = [
     "PUBLISHED_SIZES",
     "modern_config",
     "read_ropes",
+    "PUBLISHED_ROPES",
     "read_one_rope",
     "read_layer_windows",
     "read_experts",
@@ -281,6 +384,58 @@ __all__ = [
     "LOADING_CHILD",
     "loading_memory",
     "modern_cache_bytes",
+    # j_scaling
+    "training_flops",
+    "multiplying_weights",
+    "step_peak_bytes",
+    "RooflineCase",
+    "matrix_case",
+    "attention_case",
+    "elementwise_case",
+    "gpt_cases",
+    "fastest_seconds",
+    "machine_limits",
+    "measured_cases",
+    "model_flops_utilisation",
+    "step_seconds",
+    "measured_utilisation",
+    "GPU_PEAKS",
+    "known_peak_flops",
+    "LAW_VOCAB",
+    "LAW_CONTEXT",
+    "LAW_LAYERS",
+    "LAW_LENGTH",
+    "law_config",
+    "tokens_for",
+    "law_recipe",
+    "law_exam",
+    "law_floor",
+    "law_run",
+    "LossLaw",
+    "solve_for_powers",
+    "best_powers",
+    "fit_loss_law",
+    "bootstrap_laws",
+    "best_width",
+    "foretell",
+    "Accelerator",
+    "A100",
+    "H100",
+    "training_memory",
+    "cost_sheet",
+    "check_prices",
+    "filled_shards",
+    "SHARD_FORMAT",
+    "bytes_hash",
+    "write_token_shards",
+    "read_shard_sheet",
+    "map_shards",
+    "TokenShards",
+    "shuffled_place",
+    "rank_windows",
+    "rank_batch",
+    "ring_all_reduce",
+    "qkv_rank_order",
     # k_evaluation
     "TextPrice",
     "rolling_windows",
@@ -2591,6 +2746,1212 @@ def put_in_line(service: Service, job: Job) -> Job:
 
 
 # --------------------------------------------------------------------------------------------------
+# Appendix H · Preference tuning: which of two good answers?
+# h_preference_tuning/h_preference_tuning.ipynb
+# --------------------------------------------------------------------------------------------------
+
+
+def does_as_asked(example: Example, text: str) -> bool:
+    """Whether it uses the words that were asked for, ends as a sentence does, is not too long."""
+    # h_preference_tuning.ipynb, "Five rules"
+    return example.is_right(text)
+
+
+def is_truthful(example: Example, text: str) -> bool:
+    """Whether it names nobody but those whom the story's beginning or the request names."""
+    # h_preference_tuning.ipynb, "Five rules"
+    asked = as_messages(example)[0]["content"]
+    people = NAMES.intersection(re.findall(r"\w+", text))
+    return people <= set(re.findall(r"\w+", asked))
+
+
+# h_preference_tuning.ipynb, "Five rules"
+KIND_WORDS = "friends together shared smiled laughed sang hugged hand".split()
+POLITE_WORDS = "Thank Thanks Please please Welcome Sorry sorry kind Good Hello".split()
+BRIEF_WORDS = 22  # about half of the longest that chapter 7 taught
+
+
+def holds_word(text: str, words: Iterable[str]) -> bool:
+    """Whether one of these words stands in a text, as a whole word."""
+    # h_preference_tuning.ipynb, "Five rules"
+    return not set(words).isdisjoint(re.findall(r"\w+", text))
+
+
+def ends_kindly(example: Example, text: str) -> bool:
+    """Whether its last sentence holds one of KIND_WORDS."""
+    # h_preference_tuning.ipynb, "Five rules"
+    sentences = re.split(r"(?<=[.!?])\W+(?=\w)", text.strip())
+    return holds_word(sentences[-1], KIND_WORDS)
+
+
+def is_polite(example: Example, text: str) -> bool:
+    """Whether somebody says one of POLITE_WORDS, in quotation marks."""
+    # h_preference_tuning.ipynb, "Five rules"
+    return any(holds_word(said, POLITE_WORDS) for said in re.findall(r'"([^"]*)"', text))
+
+
+def is_brief(example: Example, text: str) -> bool:
+    """Whether it has something to say, in at most BRIEF_WORDS words."""
+    # h_preference_tuning.ipynb, "Five rules"
+    return 0 < len(text.split()) <= BRIEF_WORDS
+
+
+# h_preference_tuning.ipynb, "Five rules"
+PreferenceRule = Callable[[Example, str], bool]
+PREFERENCE_RULES: dict[str, PreferenceRule] = {
+    "as asked": does_as_asked,
+    "truthful": is_truthful,
+    "kind ending": ends_kindly,
+    "polite": is_polite,
+    "brief": is_brief,
+}
+
+
+def rules_kept(
+    examples: Sequence[Example],
+    texts: Sequence[str],
+    rules: dict[str, PreferenceRule] | None = None,
+) -> Tensor:
+    """Which rules each reply keeps; `rules` are PREFERENCE_RULES if not others are given.
+
+    Shape:
+        result: (replies, rules), True or False. Its sum over rules is a reply's points.
+    """
+    # h_preference_tuning.ipynb, "Five rules"
+    rules = PREFERENCE_RULES if rules is None else rules
+    pairs = zip(examples, texts, strict=True)
+    kept = [[rule(example, text) for rule in rules.values()] for example, text in pairs]
+    return torch.tensor(kept, dtype=torch.bool).view(len(kept), len(rules))
+
+
+def preference_prompts(count: int, seed: int = 0, split: str = "train") -> list[Example]:
+    """Beginnings of stories to go on with: prompts which may be answered in many ways."""
+    # h_preference_tuning.ipynb, "H.2 Several replies, and what they cost"
+    return list(islice(instructions(seed, split, ["continue_story"]), count))
+
+
+def draw_tokens(logits: Tensor, temperature: float, dice: torch.Generator) -> list[int]:
+    """One token for each row of logits, by one random number a row. Temperature 0: the likeliest.
+
+    Shape:
+        logits: (rows, vocab_size).
+    """
+    # h_preference_tuning.ipynb, "One random number a token"
+    if temperature == 0:
+        return logits.argmax(-1).tolist()
+    line = (logits / temperature).softmax(-1).cumsum(-1)  # (rows, vocab_size)
+    at = torch.rand(len(line), 1, generator=dice).to(line.device) * line[:, -1:]
+    chosen = torch.searchsorted(line, at, right=True).squeeze(-1)
+    return chosen.clamp(max=logits.shape[-1] - 1).tolist()
+
+
+def draw_replies(
+    model: GPTModel,
+    prompts: Sequence[list[int]],
+    copies: int,
+    room: int,
+    end: int,
+    temperature: float,
+    dice: torch.Generator,
+) -> list[list[int]]:
+    """Each prompt with `copies` replies, up to the end mark or `room` tokens, as rows of ids."""
+    # h_preference_tuning.ipynb, "Replies in groups"
+    reader = CachedReader(model, len(prompts))
+    order = [i for i in range(len(prompts)) for _ in range(copies)]
+    logits = reader.logits([list(row) for row in prompts])[order, -1]
+    reader.cache.keep(order)  # the memory of a prompt, once for each copy
+    rows, growing, ended = [list(prompts[i]) for i in order], list(range(len(order))), set()
+    for step in range(room):
+        for i, token in zip(growing, draw_tokens(logits, temperature, dice), strict=True):
+            rows[i].append(token)
+            if token == end:
+                ended.add(i)
+        left = [k for k, i in enumerate(growing) if i not in ended]
+        if not left or step == room - 1:
+            break
+        if len(left) < 0.8 * len(growing):
+            growing = [growing[k] for k in left]
+            reader.cache.keep(left)
+        logits = reader.logits([rows[i] for i in growing])[:, -1]
+    return [cut_after(row, end, len(prompts[i])) for i, row in zip(order, rows, strict=True)]
+
+
+def cut_after(row: list[int], end: int, start: int) -> list[int]:
+    """The row up to its first `end` at or after place `start`; all of it if there is none.
+
+    Example:
+        >>> cut_after([9, 5, 7, 9, 8], end=9, start=1)
+        [9, 5, 7, 9]
+    """
+    # h_preference_tuning.ipynb, "Replies in groups"
+    return row[: row.index(end, start) + 1] if end in row[start:] else row
+
+
+@dataclass(frozen=True)
+class Replies:
+    """Sampled replies, each with its prompt, as one batch of rows.
+
+    Shape:
+        token_ids: (rows, width): prompt, reply, end mark, then zeros;
+        asked: (rows, width), True at the places of the reply and of its end mark.
+    """
+
+    # h_preference_tuning.ipynb, "Replies in groups"
+
+    token_ids: Tensor
+    asked: Tensor
+    texts: list[str]
+    prompt: list[int]  # for each row the number of its prompt
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def rows(self, numbers: Iterable[int]) -> "Replies":
+        """Some of the rows, no wider than they need to be."""
+        numbers = list(numbers)
+        asked = self.asked[numbers]
+        width = int(asked.any(0).nonzero().max()) + 1
+        texts, prompt = ([many[i] for i in numbers] for many in (self.texts, self.prompt))
+        return Replies(self.token_ids[numbers, :width], asked[:, :width], texts, prompt)
+
+    def examples(self, examples: Sequence[Example]) -> list[Example]:
+        """The example that each row answers."""
+        return [examples[i] for i in self.prompt]
+
+
+# h_preference_tuning.ipynb, "Replies in groups"
+REPLY_ROOM = 80  # tokens that a reply may have
+
+
+def as_replies(
+    rows: Sequence[tuple[list[int], int]],
+    prompt: Sequence[int],
+    tokenizer: BPETokenizer,
+    device: torch.device | str = "cpu",
+) -> Replies:
+    """Rows of ids, each with the place where its reply starts, as `Replies`.
+
+    Raises:
+        ValueError: no rows, or a reply without a token.
+    """
+    # h_preference_tuning.ipynb, "Replies in groups"
+    if not rows or any(start >= len(ids) for ids, start in rows):
+        raise ValueError(f"{len(rows)} rows: expected one or more, each with a token of a reply.")
+    width = max(len(ids) for ids, _ in rows)
+    token_ids = torch.zeros(len(rows), width, dtype=torch.long)
+    asked = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, (ids, start) in enumerate(rows):
+        token_ids[i, : len(ids)] = torch.tensor(ids)
+        asked[i, start : len(ids)] = True
+    texts = [answer_text(ids[start:], tokenizer) for ids, start in rows]
+    return Replies(token_ids.to(device), asked.to(device), texts, list(prompt))
+
+
+def sample_replies(
+    model: GPTModel,
+    tokenizer: BPETokenizer,
+    prompts: Sequence[Prompt | Example],
+    per_prompt: int = 1,
+    *,
+    temperature: float = 1.0,
+    max_new_tokens: int = REPLY_ROOM,
+    seed: int = 0,
+    rows_at_once: int = 128,
+) -> Replies:
+    """Draw replies to each prompt, from dice of their own; those to one prompt stand together.
+
+    Raises: as `prompt_ids`.
+    """
+    # h_preference_tuning.ipynb, "Replies in groups"
+    given = [as_messages(p) if isinstance(p, Example) else p for p in prompts]
+    given = [prompt_ids(p, tokenizer, model.config.context_length) for p in given]
+    order = sorted(range(len(given)), key=lambda i: len(given[i]))
+    dice, end = torch.Generator().manual_seed(seed), tokenizer.special_tokens[TURN_END]
+    size, written = max(1, rows_at_once // per_prompt), {}
+    for group in (order[i : i + size] for i in range(0, len(order), size)):
+        some = [given[i] for i in group]
+        room = min(max_new_tokens, model.config.context_length - max(map(len, some)))
+        rows = draw_replies(model, some, per_prompt, room, end, temperature, dice)
+        written |= {i: rows[k * per_prompt : (k + 1) * per_prompt] for k, i in enumerate(group)}
+    numbers = [i for i in range(len(given)) for _ in range(per_prompt)]
+    rows = [(row, len(ids)) for i, ids in enumerate(given) for row in written[i]]
+    return as_replies(rows, numbers, tokenizer, next(model.parameters()).device)
+
+
+def last_features(model: GPTModel, token_ids: Tensor) -> Tensor:
+    """What the model's head reads at each place.
+
+    Shape:
+        token_ids: (rows, width); result: (rows, width, embed_dim).
+    """
+    # h_preference_tuning.ipynb, "The chance of a whole reply"
+    positions = torch.arange(token_ids.shape[1], device=token_ids.device)
+    x = model.token_embedding(token_ids) + model.position_embedding(positions)
+    x = model.dropout(x)
+    for block in model.blocks:
+        x = block(x)
+    return model.final_norm(x)
+
+
+def reply_chances(model: GPTModel, replies: Replies) -> Tensor:
+    """Log-probabilities of all tokens at the reply's places, and nowhere else.
+
+    Shape:
+        result: (asked places of all rows, one row after the other, vocab_size).
+    """
+    # h_preference_tuning.ipynb, "The chance of a whole reply"
+    features = last_features(model, replies.token_ids[:, :-1])  # (rows, width - 1, embed_dim)
+    return model.output_head(features[replies.asked[:, 1:]]).log_softmax(-1)
+
+
+def reply_log_probs(model: GPTModel, replies: Replies) -> Tensor:
+    """The log-probability of each token of the replies, with gradients; 0 where nothing was asked.
+
+    Its sum over a row is the log-probability of that whole reply.
+
+    Shape:
+        result: (rows, width - 1); place t is about token t + 1.
+    """
+    # h_preference_tuning.ipynb, "The chance of a whole reply"
+    asked = replies.asked[:, 1:]
+    chosen = replies.token_ids[:, 1:][asked]
+    log_probs = reply_chances(model, replies).gather(-1, chosen[:, None]).squeeze(-1)
+    return torch.zeros(asked.shape, device=asked.device).masked_scatter(asked, log_probs)
+
+
+def reply_totals(model: GPTModel, replies: Replies, rows_at_once: int = 64) -> Tensor:
+    """The log-probability of each whole reply, without gradients: (rows,)."""
+    # h_preference_tuning.ipynb, "The chance of a whole reply"
+    starts = range(0, len(replies), rows_at_once)
+    parts = (replies.rows(range(s, min(s + rows_at_once, len(replies)))) for s in starts)
+    with evaluating(model):
+        return torch.cat([reply_log_probs(model, part).sum(1) for part in parts])
+
+
+def policy_drift_sums(model: GPTModel, reference: GPTModel, replies: Replies) -> dict[str, float]:
+    """The sums over all asked places from which `policy_drift` takes its means."""
+    # h_preference_tuning.ipynb, "How far has a model gone?"
+    mine, theirs = reply_chances(model, replies), reply_chances(reference, replies)
+    chosen = replies.token_ids[:, 1:][replies.asked[:, 1:]][:, None]
+    log_r = (theirs - mine).gather(-1, chosen).double()  # r = reference / model
+    return {
+        "kl": (mine.exp() * (mine - theirs)).sum().item(),
+        "k1": -log_r.sum().item(),
+        "k3": (log_r.exp() - 1 - log_r).sum().item(),
+        "entropy": -(mine.exp() * mine).sum().item(),
+        "tokens": len(chosen),
+    }
+
+
+def policy_drift(
+    model: GPTModel, reference: GPTModel, replies: Replies, rows_at_once: int = 64
+) -> dict[str, float]:
+    """How far a model has gone from its reference, on replies that *this model* has sampled.
+
+    Means over the replies: `kl`, exact at each place and summed over the reply; `k1`, `k3`, the
+    same from the drawn tokens alone; `tokens`, with the end mark. `entropy` is in nats per token.
+
+    Source: Schulman (2020), "Approximating KL Divergence".
+    """
+    # h_preference_tuning.ipynb, "How far has a model gone?"
+    sums: dict[str, float] = {}
+    with evaluating(model), evaluating(reference):
+        for start in range(0, len(replies), rows_at_once):
+            part = replies.rows(range(start, min(start + rows_at_once, len(replies))))
+            for name, value in policy_drift_sums(model, reference, part).items():
+                sums[name] = sums.get(name, 0.0) + value
+    found = {name: value / len(replies) for name, value in sums.items()}
+    return found | {"entropy": sums["entropy"] / sums["tokens"]}
+
+
+def win_rate(mine: Tensor, theirs: Tensor) -> tuple[float, float, float]:
+    """How often a reply of mine has more points than one of theirs (ties: half), with interval.
+
+    Each of my replies to a prompt meets each of theirs to it. The 95 % interval treats the prompts
+    as the units, since replies to one prompt are alike.
+
+    Shape:
+        mine, theirs: (prompts, replies), points; the numbers of replies may differ.
+
+    Raises:
+        ValueError: other shapes, or fewer than two prompts.
+    """
+    # h_preference_tuning.ipynb, "The contest"
+    if mine.dim() != 2 or theirs.dim() != 2 or len(mine) != len(theirs) or len(mine) < 2:
+        raise ValueError(
+            f"points of shapes {tuple(mine.shape)} and {tuple(theirs.shape)}; expected (prompts, "
+            "replies) for both, about the same two or more prompts."
+        )
+    gap = mine.double()[:, :, None] - theirs.double()[:, None, :]  # (prompts, mine, theirs)
+    rates = ((gap > 0).double() + (gap == 0).double() / 2).mean((1, 2)).tolist()
+    mean, half = statistics.mean(rates), 1.96 * statistics.stdev(rates) / math.sqrt(len(rates))
+    return mean, max(0.0, mean - half), min(1.0, mean + half)
+
+
+def reply_points(examples: Sequence[Example], replies: Replies) -> Tensor:
+    """How many rules each reply keeps: (prompts, replies of each), as `win_rate` wants it."""
+    # h_preference_tuning.ipynb, "The contest"
+    kept = rules_kept(replies.examples(examples), replies.texts)
+    return kept.sum(1).view(len(examples), -1)
+
+
+@lru_cache(maxsize=4)
+def exam_questions(per_family: int = 40, seed: int = 0) -> tuple[Example, ...]:
+    """Chapter 7's exam in small: new contents, all families whose answers are certain."""
+    # h_preference_tuning.ipynb, "The contest"
+    certain = [family for family in FAMILIES if family != "continue_story"]
+    asked = [islice(instructions(2000 + seed, "validation", [f]), per_family) for f in certain]
+    return tuple(example for some in asked for example in some)
+
+
+def task_accuracy(
+    model: GPTModel, tokenizer: BPETokenizer, per_family: int = 40, seed: int = 0
+) -> float:
+    """The share of `exam_questions` that the model answers to the letter (`would_answer`)."""
+    # h_preference_tuning.ipynb, "The contest"
+    return statistics.mean(would_answer(model, tokenizer, exam_questions(per_family, seed)))
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """The model that others are measured against, with its replies to the held-out prompts."""
+
+    # h_preference_tuning.ipynb, "The contest"
+
+    model: GPTModel
+    tokenizer: BPETokenizer
+    examples: list[Example]
+    replies: Replies
+    points: Tensor  # (prompts, replies of each)
+    task_accuracy: float
+
+
+def make_opponent(
+    model: GPTModel,
+    tokenizer: BPETokenizer,
+    prompts: int = 200,
+    per_prompt: int = 4,
+    *,
+    per_family: int = 40,
+    seed: int = 0,
+) -> Opponent:
+    """The reference, ready to be compared with; `measure_against` takes it."""
+    # h_preference_tuning.ipynb, "The contest"
+    examples = preference_prompts(prompts, 5000 + seed, "validation")
+    replies = sample_replies(model, tokenizer, examples, per_prompt, seed=5000 + seed)
+    accuracy = task_accuracy(model, tokenizer, per_family)
+    return Opponent(model, tokenizer, examples, replies, reply_points(examples, replies), accuracy)
+
+
+def measure_against(
+    other: Opponent, model: GPTModel, *, seed: int = 1, per_family: int = 40
+) -> dict[str, object]:
+    """Win rate, task accuracy, drift and each rule's share of a model, against an opponent.
+
+    Keys: `win_rate`, `low`, `high`; `points`, the mean; `task_accuracy`; `task_lost`, in points of
+    a hundred; those of `policy_drift`, from the first reply to each prompt; `words`; `distinct`,
+    how many different replies for each reply; `rules`, a dict. `per_family` as the opponent's.
+    """
+    # h_preference_tuning.ipynb, "The contest"
+    per_prompt = other.points.shape[1]
+    replies = sample_replies(model, other.tokenizer, other.examples, per_prompt, seed=6000 + seed)
+    kept = rules_kept(replies.examples(other.examples), replies.texts)
+    mine = kept.sum(1).view(len(other.examples), -1)
+    accuracy = task_accuracy(model, other.tokenizer, per_family)
+    return {
+        **dict(zip(("win_rate", "low", "high"), win_rate(mine, other.points), strict=True)),
+        "points": mine.double().mean().item(),
+        "task_accuracy": accuracy,
+        "task_lost": 100 * (other.task_accuracy - accuracy),
+        **policy_drift(model, other.model, replies.rows(range(0, len(replies), per_prompt))),
+        "words": statistics.mean(len(text.split()) for text in replies.texts),
+        "distinct": len(set(replies.texts)) / len(replies),
+        "rules": dict(zip(PREFERENCE_RULES, kept.double().mean(0).tolist(), strict=True)),
+    }
+
+
+def best_and_worst(points: Tensor, gap: float = 1, seed: int = 0) -> list[tuple[int, int]]:
+    """Of each prompt's replies one of the best and one of the worst: rows (chosen, rejected).
+
+    Prompts whose best and worst are less than `gap` points apart give no pair.
+
+    Shape:
+        points: (prompts, replies of each).
+
+    Raises:
+        ValueError: `gap` is not above 0.
+    """
+    # h_preference_tuning.ipynb, "H.3 Pairs from the model's own mouth"
+    if not gap > 0:
+        raise ValueError(f"gap={gap}, expected above 0: equals are no preference.")
+    dice, pairs = random.Random(seed), []
+    for number, row in enumerate(points.tolist()):
+        high, low = max(row), min(row)
+        if high - low >= gap:
+            best = dice.choice([i for i, value in enumerate(row) if value == high])
+            worst = dice.choice([i for i, value in enumerate(row) if value == low])
+            pairs.append((number * len(row) + best, number * len(row) + worst))
+    return pairs
+
+
+class RewardModel(GPTModel):
+    """A GPT that gives a whole reply one number: a linear head, read at the reply's last place.
+
+    It starts as a copy of `gpt`; the head starts at zero, so at first all replies are equal.
+
+    Shape:
+        forward: token_ids (rows, tokens) → (rows, tokens, 1).
+    """
+
+    # h_preference_tuning.ipynb, "H.4 A reward model"
+
+    def __init__(self, gpt: GPTModel) -> None:
+        super().__init__(gpt.config)
+        self.load_state_dict(gpt.state_dict())
+        self.output_head = nn.Linear(gpt.config.embed_dim, 1)
+        nn.init.zeros_(self.output_head.weight)
+        nn.init.zeros_(self.output_head.bias)
+        self.to(next(gpt.parameters()).device)
+
+    def score_replies(self, replies: Replies) -> Tensor:
+        """The reward of each reply, with gradients: (rows,)."""
+        places = torch.arange(replies.asked.shape[1], device=replies.asked.device)
+        last = (replies.asked * places).argmax(1)  # (rows,)
+        features = last_features(self, replies.token_ids)[torch.arange(len(last)), last]
+        return self.output_head(features).squeeze(-1)
+
+
+def bradley_terry_loss(rewards: Tensor, points: Tensor) -> Tensor:
+    """Mean of -log σ(r_better - r_worse), over all pairs of replies to one prompt that differ.
+
+    Shape:
+        rewards, points: (prompts, replies of each); result: a single number.
+
+    Raises:
+        ValueError: other shapes, or no two replies with different points.
+
+    Source: Bradley and Terry (1952); Ouyang et al. (2022), section 3.5.
+    """
+    # h_preference_tuning.ipynb, "H.4 A reward model"
+    better = points[..., :, None] > points[..., None, :]  # (prompts, replies, replies)
+    if rewards.shape != points.shape or rewards.dim() != 2 or not better.any():
+        raise ValueError(
+            f"rewards {tuple(rewards.shape)}, points {tuple(points.shape)}; expected (prompts, "
+            "replies) for both, with a difference somewhere (see best_and_worst)."
+        )
+    gaps = rewards[:, :, None] - rewards[:, None, :]
+    return -F.logsigmoid(gaps[better]).mean()
+
+
+def shuffled_groups(items: Sequence, size: int, seed: int = 0) -> Iterator[list]:
+    """Groups of `size` items without end: all items once in some order, then in another one."""
+    # h_preference_tuning.ipynb, "The loop"
+    if not items:
+        raise ValueError("no items to make groups of: are there prompts with different replies?")
+    dice, waiting = random.Random(seed), []
+    while True:
+        while len(waiting) < size:
+            waiting += dice.sample(items, len(items))
+        yield waiting[:size]
+        waiting = waiting[size:]
+
+
+def tuning_step(
+    loss: Tensor, optimizer: torch.optim.Optimizer, step: int, steps: int, peak: float
+) -> float:
+    """One update, number `step` of `steps`, counted from 0; the gradient's length before clipping.
+
+    Raises:
+        FloatingPointError: the loss is not a number.
+    """
+    # h_preference_tuning.ipynb, "The loop"
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(f"loss {loss.item()} at step {step}: try a lower rate.")
+    warm = max(1, steps // 10)
+    falling = 1 - 0.9 * max(0, step + 1 - warm) / max(1, steps - warm)
+    weights = [w for group in optimizer.param_groups for w in group["params"]]
+    for group in optimizer.param_groups:
+        group["lr"] = peak * min((step + 1) / warm, falling)
+    optimizer.zero_grad()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(weights, 1.0).item()
+    optimizer.step()
+    return norm
+
+
+def train_reward_model(
+    gpt: GPTModel,
+    replies: Replies,
+    points: Tensor,
+    *,
+    steps: int = 100,
+    prompts_per_step: int = 8,
+    rate: float = 5e-4,
+    seed: int = 0,
+) -> tuple[RewardModel, list[float]]:
+    """A reward model that starts as `gpt` and learns which replies have more points; its losses.
+
+    Shape:
+        points: (prompts, replies of each), of `replies` in their order.
+    """
+    # h_preference_tuning.ipynb, "The loop"
+    reward, copies, losses = RewardModel(gpt).train(), points.shape[1], []
+    optimizer = torch.optim.AdamW(reward.parameters(), weight_decay=0.0)
+    useful = [i for i, row in enumerate(points.tolist()) if max(row) > min(row)]
+    groups = shuffled_groups(useful, prompts_per_step, seed)
+    for step, group in enumerate(islice(groups, steps)):
+        part = replies.rows(i * copies + k for i in group for k in range(copies))
+        rewards = reward.score_replies(part).view(len(group), copies)
+        loss = bradley_terry_loss(rewards, points[group])
+        tuning_step(loss, optimizer, step, steps, rate)
+        losses.append(loss.item())
+    return reward.eval(), losses
+
+
+def reply_rewards(reward: RewardModel, replies: Replies, rows_at_once: int = 128) -> Tensor:
+    """The rewards of many replies, without gradients: (rows,)."""
+    # h_preference_tuning.ipynb, "Is it right, and how sure is it?"
+    starts = range(0, len(replies), rows_at_once)
+    parts = (replies.rows(range(s, min(s + rows_at_once, len(replies)))) for s in starts)
+    with evaluating(reward):
+        return torch.cat([reward.score_replies(part) for part in parts])
+
+
+def pair_verdicts(rewards: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """For each pair of one prompt's replies with different points: reward gap, and points gap.
+
+    The gap is that of the better reply to the worse one, so the reward model is right where it is
+    above 0, and gave this outcome the probability σ(gap).
+
+    Shape:
+        rewards, points: (prompts, replies of each); result: (pairs,), (pairs,).
+    """
+    # h_preference_tuning.ipynb, "Is it right, and how sure is it?"
+    better = points[:, :, None] > points[:, None, :]
+    reward_gaps = (rewards[:, :, None] - rewards[:, None, :])[better]
+    return reward_gaps, (points[:, :, None] - points[:, None, :])[better]
+
+
+def best_of_n_weights(total: int, n: int) -> Tensor:
+    """How often each of `total` replies, from worst to best, is the best of `n` drawn from them.
+
+    Shape:
+        result: (total,), sums to 1.
+
+    Raises:
+        ValueError: n is not from 1 to total.
+    """
+    # h_preference_tuning.ipynb, "H.5 Best of n"
+    if not 1 <= n <= total:
+        raise ValueError(f"best of n={n} from {total} replies: expected 1 to {total}.")
+    groups = math.comb(total, n)
+    return torch.tensor([math.comb(j, n - 1) / groups for j in range(total)], dtype=torch.double)
+
+
+def best_of_n_kl(n: int, level_chances: Sequence[float] | None = None) -> float:
+    """The KL divergence of best-of-n from the model that is drawn from, in nats.
+
+    Without `level_chances` for rewards that never tie: log n - (n - 1)/n. With them, the chances
+    of each level of reward from the lowest, for rewards that tie; ties are broken by luck.
+
+    Source: Beirami et al. (2024), "Theoretical guarantees on the best-of-n alignment policy".
+
+    Example:
+        >>> round(best_of_n_kl(2), 3), round(best_of_n_kl(2, [0.5, 0.5]), 3)
+        (0.193, 0.131)
+    """
+    # h_preference_tuning.ipynb, "What does it cost in nats?"
+    if level_chances is None:
+        return math.log(n) - (n - 1) / n
+    kl, below = 0.0, 0.0
+    for p in level_chances:
+        upto = min(1.0, below + p)
+        q = upto**n - below**n
+        kl, below = kl + (q * math.log(q / p) if q > 0 else 0.0), upto
+    return kl
+
+
+def best_of_n_mean(values: Tensor, rewards: Tensor, n: int) -> Tensor:
+    """The mean value of the reply that has the highest of n rewards, for each prompt: (prompts,).
+
+    Shape:
+        values, rewards: (prompts, replies of each); values may be points, or True and False.
+
+    Raises: as `best_of_n_weights`.
+    """
+    # h_preference_tuning.ipynb, "What does it cost in nats?"
+    order = rewards.argsort(dim=1, stable=True)
+    return (values.double().gather(1, order) * best_of_n_weights(values.shape[1], n)).sum(1)
+
+
+def dpo_loss(margin: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """DPO's loss of each pair, from its margin.
+
+    The margin is log π(chosen)/ref(chosen) - log π(rejected)/ref(rejected), of whole replies. With
+    label smoothing ε, so many of the preferences are taken to be the wrong way round.
+
+    Shape:
+        margin: any; result: the same.
+
+    Raises:
+        ValueError: beta is not above 0, or label_smoothing not from 0 to below 0.5.
+
+    Source: Rafailov et al. (2023), equation 7; smoothing: Mitchell (2023), "A note on DPO with
+    noisy preferences & relationship to IPO".
+    """
+    # h_preference_tuning.ipynb, "The turn"
+    if not beta > 0 or not 0 <= label_smoothing < 0.5:
+        raise ValueError(
+            f"beta={beta}, label_smoothing={label_smoothing}; expected beta above 0, and 0 to "
+            "below 0.5 of the labels wrong."
+        )
+    right, wrong = -F.logsigmoid(beta * margin), -F.logsigmoid(-beta * margin)
+    return (1 - label_smoothing) * right + label_smoothing * wrong
+
+
+def ipo_loss(margin: Tensor, beta: float) -> Tensor:
+    """IPO's loss of each pair: the square of how far the margin is from 1/(2 beta).
+
+    The paper's margin is of whole replies, as in `dpo_loss`; the TRL library's is of means per
+    token, which makes the same beta mean another thing. `preference_loss` does as TRL does.
+
+    Shape:
+        margin: any; result: the same.
+
+    Raises:
+        ValueError: beta is not above 0.
+
+    Source: Azar et al. (2023), "A General Theoretical Paradigm to Understand Learning from Human
+    Preferences", equation 17.
+    """
+    # h_preference_tuning.ipynb, "The turn"
+    if not beta > 0:
+        raise ValueError(f"beta={beta}, expected above 0.")
+    return (margin - 1 / (2 * beta)) ** 2
+
+
+@dataclass(frozen=True)
+class DPORecipe:
+    """How a model is tuned on pairs."""
+
+    # h_preference_tuning.ipynb, "The trainer"
+
+    beta: float = 0.3  # the price of a nat; from the sweep in H.6
+    loss: str = "dpo"  # or "ipo"
+    label_smoothing: float = 0.0  # the share of preferences that may be wrong
+    chosen_weight: float = 0.0  # of the chosen reply's own loss per token, beside the margin's
+    rate: float = 2e-4  # a tenth of what chapter 5 would take: the model should stay near
+    steps: int = 60
+    pairs_per_step: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("dpo", "ipo"):
+            raise ValueError(f"loss={self.loss!r}, expected 'dpo' or 'ipo'.")
+
+
+def preference_loss(ratios: Tensor, lengths: Tensor, recipe: DPORecipe) -> Tensor:
+    """The mean loss of some pairs.
+
+    For IPO the log-ratios are taken per token, as TRL does (the paper sums them).
+
+    Shape:
+        ratios: (2 * pairs,), log π/ref of whole replies, all chosen ones first, then the rejected;
+        lengths: the same, their tokens.
+    """
+    # h_preference_tuning.ipynb, "The trainer"
+    if recipe.loss == "ipo":
+        chosen, rejected = (ratios / lengths).chunk(2)
+        return ipo_loss(chosen - rejected, recipe.beta).mean()
+    chosen, rejected = ratios.chunk(2)
+    return dpo_loss(chosen - rejected, recipe.beta, recipe.label_smoothing).mean()
+
+
+def dpo_step(
+    model: GPTModel, replies: Replies, given: Tensor, pairs: list, recipe: DPORecipe
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of some pairs, with gradients, and what is worth writing down of them.
+
+    Shape:
+        given: (rows,), the reference's log-probability of each of `replies`.
+    """
+    # h_preference_tuning.ipynb, "The trainer"
+    rows = [chosen for chosen, _ in pairs] + [rejected for _, rejected in pairs]
+    part = replies.rows(rows)
+    log_probs, tokens = reply_log_probs(model, part).sum(1), part.asked.sum(1)
+    ratios = log_probs - given[rows]
+    loss = preference_loss(ratios, tokens, recipe)
+    chosen, rejected = ratios.detach().chunk(2)
+    means = (loss.detach(), chosen.mean(), rejected.mean(), (chosen > rejected).float().mean())
+    names = ("loss", "chosen", "rejected", "right")
+    own_loss = -(log_probs / tokens)[: len(pairs)].mean()  # of the chosen ones, per token
+    noted = dict(zip(names, (mean.item() for mean in means), strict=True))
+    return loss + recipe.chosen_weight * own_loss, noted
+
+
+def train_dpo(
+    reference: GPTModel,
+    replies: Replies,
+    pairs: Sequence[tuple[int, int]],
+    recipe: DPORecipe | None = None,
+    start: GPTModel | None = None,
+) -> tuple[GPTModel, list[dict[str, float]]]:
+    """A copy of `start` (or of the reference) tuned on pairs of rows (chosen, rejected).
+
+    Returns it with a line for each step: `loss`, the means of the log-ratios of `chosen` and
+    `rejected`, and of `right`, whether the margin is above 0.
+    """
+    # h_preference_tuning.ipynb, "The trainer"
+    recipe, used = recipe or DPORecipe(), sorted({row for pair in pairs for row in pair})
+    given = torch.zeros(len(replies), device=replies.token_ids.device)
+    given[used] = reply_totals(reference, replies.rows(used))
+    model, history = copy.deepcopy(start or reference).train(), []
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+    groups = shuffled_groups(list(pairs), recipe.pairs_per_step, recipe.seed)
+    for step, group in enumerate(islice(groups, recipe.steps)):
+        loss, noted = dpo_step(model, replies, given, group, recipe)
+        tuning_step(loss, optimizer, step, recipe.steps, recipe.rate)
+        history.append(noted)
+    return model.eval(), history
+
+
+def group_advantages(rewards: Tensor, by_std: bool = True) -> Tensor:
+    """How much better each reply did than the mean of its group; over the group's spread.
+
+    A group that is of one mind has advantages of 0. With `by_std=False` nothing is divided.
+
+    Shape:
+        rewards, result: (prompts, group), two or more replies in a group.
+
+    Raises:
+        ValueError: another shape.
+
+    Source: DeepSeekMath (2024), section 4.1; for `by_std=False`, Dr. GRPO (2025), section 3.
+
+    Example:
+        >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), by_std=False).tolist()
+        [[0.5, -0.5, -0.5, 0.5]]
+    """
+    # h_preference_tuning.ipynb, "From three replies to a language model"
+    if rewards.dim() != 2 or rewards.shape[1] < 2:
+        raise ValueError(
+            f"rewards of shape {tuple(rewards.shape)}; expected (prompts, group) with two or more "
+            "replies to a prompt, since each is compared with the others of its group."
+        )
+    gap, spread = rewards - rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True)
+    if not by_std:
+        return gap
+    return torch.where(spread > 1e-6, gap / spread.clamp(min=1e-6), torch.zeros_like(gap))
+
+
+# h_preference_tuning.ipynb, "What is rare must still happen"
+WEAK_FAMILIES = ("sum", "sort", "who_gave", "yes_no")
+
+
+def longer_questions(
+    families: Sequence[str] = WEAK_FAMILIES, seed: int = 0, for_exam: bool = False
+) -> Iterator[Example]:
+    """Questions longer than any that the assistant learned from, family by family in turn.
+
+    Those for the exam have other inputs than those for training by reward: a checksum decides.
+    """
+    # h_preference_tuning.ipynb, "What is rare must still happen"
+    streams = [instructions(seed, "longer", [family]) for family in families]
+    while True:
+        for stream in streams:
+            yield next(e for e in stream if for_tests(e.content) == for_exam)
+
+
+# h_preference_tuning.ipynb, "What is rare must still happen"
+RewardRule = Callable[[Sequence[Example], Replies], Tensor]  # a number for each row
+
+
+def exact_match_reward(examples: Sequence[Example], replies: Replies) -> Tensor:
+    """1 for a right reply and 0 for any other; `examples`: of each row its own. Shape: (rows,)."""
+    # h_preference_tuning.ipynb, "What is rare must still happen"
+    right = [e.is_right(text) for e, text in zip(examples, replies.texts, strict=True)]
+    return torch.tensor(right, dtype=torch.float32)
+
+
+def clipped_objective(
+    log_probs: Tensor, old: Tensor, advantages: Tensor, clip: float = 0.2
+) -> Tensor:
+    """Ratio times advantage for each token, without a prize for going beyond `clip`.
+
+    Shape:
+        log_probs, old, result: (rows, places); advantages: the same, or (rows, 1).
+
+    Source: PPO (2017), equation 7.
+    """
+    # h_preference_tuning.ipynb, "Not too far on old replies"
+    ratio = (log_probs - old).exp()
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+def k3_to_reference(log_probs: Tensor, reference: Tensor) -> Tensor:
+    """Each token's estimate of KL(policy, reference): r - 1 - log r, r being reference / policy.
+
+    Right on average over tokens that the policy itself has drawn; never negative.
+
+    Shape:
+        all (rows, places).
+
+    Source: Schulman, Approximating KL divergence (2020); DeepSeekMath (2024), equation 4.
+    """
+    # h_preference_tuning.ipynb, "Not too far on old replies"
+    log_r = reference - log_probs
+    return log_r.exp() - 1 - log_r
+
+
+@dataclass(frozen=True)
+class PolicyRecipe:
+    """What all training by reward has in common."""
+
+    # h_preference_tuning.ipynb, "The recipe and the loss"
+
+    steps: int = 40  # batches of fresh replies
+    prompts: int = 12  # in a step
+    group: int = 8  # replies to each prompt
+    epochs: int = 2  # steps of the optimiser on each batch; at the second the replies are old
+    learning_rate: float = 4e-4  # AdamW, for everything
+    clip: float = 0.2  # how much likelier a token may become before its prize ends
+    kl_weight: float = 0.02  # what a nat away from the reference costs, in rewards
+    replay_weight: float = 0.5  # of the loss on ordinary exchanges, where there are any
+    temperature: float = 1.0  # the chances must be those that the loss speaks of
+    max_new_tokens: int = 40
+    max_norm: float = 1.0  # a longer gradient is shortened to this length
+    seed: int = 0  # of the replies
+
+
+@dataclass(frozen=True)
+class GRPORecipe(PolicyRecipe):
+    """Training by reward with groups."""
+
+    # h_preference_tuning.ipynb, "The recipe and the loss"
+
+    by_std: bool = True  # advantages over the group's spread; False: Dr. GRPO
+    per_reply: bool = True  # each reply counts alike, however long; False: each token does
+
+
+def grpo_loss(
+    log_probs: Tensor,
+    old: Tensor,
+    reference: Tensor,
+    asked: Tensor,
+    advantages: Tensor,
+    recipe: GRPORecipe,
+    rows: int | None = None,
+) -> Tensor:
+    """The clipped objective less the price of the distance, as a mean over replies, negated.
+
+    Shape:
+        log_probs, old, reference: (rows, places), from `reply_log_probs`; asked: the same, True at
+        the replies' tokens; advantages: (rows,). `rows`: what to divide by, if not by their number.
+
+    Source: DeepSeekMath (2024), equation 3.
+    """
+    # h_preference_tuning.ipynb, "The recipe and the loss"
+    gain = clipped_objective(log_probs, old, advantages[:, None], recipe.clip)
+    gain = (gain - recipe.kl_weight * k3_to_reference(log_probs, reference)) * asked
+    each = gain.sum(1) / (asked.sum(1) if recipe.per_reply else recipe.max_new_tokens)
+    return -each.sum() / (rows or len(each))
+
+
+class PolicyTraining:
+    """A model that learns from rewards for its own replies; subclasses say what their loss is.
+
+    `questions` gives the prompts, `reward` looks at replies. `replay`, if there is one, gives
+    ordinary exchanges to learn beside. The model is changed in place; `reference` is a copy of it
+    as it was.
+    """
+
+    # h_preference_tuning.ipynb, "The loop"
+
+    def __init__(
+        self,
+        model: GPTModel,
+        tokenizer: BPETokenizer,
+        questions: Iterator[Example],
+        reward: RewardRule,
+        recipe: PolicyRecipe,
+        replay: Iterator[Batch] | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.recipe = model, tokenizer, recipe
+        self.questions, self.reward, self.replay, self.done = questions, reward, replay, 0
+        self.reference = copy.deepcopy(model).requires_grad_(False).eval()
+        rate, names = recipe.learning_rate, ("matrix_rate", "table_rate", "vector_rate")
+        rates = Recipe("adamw", **dict.fromkeys(names, rate), momentum=0.9)
+        self.optimizers = build_optimizers(model, rates)
+
+    def losses(self, replies: Replies, rewards: Tensor) -> tuple[Callable[[], Tensor], dict]:
+        """The loss of these replies, as a function to call anew in each epoch; and notes."""
+        raise NotImplementedError("see GRPO and PPO")
+
+
+def policy_step(training: PolicyTraining) -> dict[str, float]:
+    """Fresh replies, their rewards, `epochs` steps of the optimiser. Returns what to note down."""
+    # h_preference_tuning.ipynb, "The loop"
+    recipe = training.recipe
+    examples = list(islice(training.questions, recipe.prompts))
+    replies = sample_replies(
+        *(training.model, training.tokenizer, examples, recipe.group),
+        temperature=recipe.temperature,
+        max_new_tokens=recipe.max_new_tokens,
+        seed=100_000 * recipe.seed + training.done,
+    )
+    rewards = training.reward(replies.examples(examples), replies)
+    loss, notes = training.losses(replies, rewards)
+    for _ in range(recipe.epochs):
+        policy_update(training, loss())
+    training.done += 1
+    tokens = replies.asked.sum().item() / len(replies)
+    return {"step": training.done, "reward": rewards.mean().item(), "tokens": tokens} | notes
+
+
+def policy_update(training: PolicyTraining, loss: Tensor) -> None:
+    """One step of the optimiser, with the loss of some ordinary exchanges added."""
+    # h_preference_tuning.ipynb, "The loop"
+    recipe = training.recipe
+    if training.replay is not None:
+        inputs, targets = (part.to(loss.device) for part in next(training.replay))
+        logits = training.model(inputs).flatten(0, 1)
+        replayed = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED)
+        loss = loss + recipe.replay_weight * replayed
+    for optimizer in training.optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(training.model.parameters(), recipe.max_norm)
+    factor = learning_rate_at((training.done + 0.5) / recipe.steps, warmup=0.05, decay=0.5)
+    for optimizer in training.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["peak"]
+        optimizer.step()
+
+
+def ordinary_batches(tokenizer: BPETokenizer, rows: int = 12, seed: int = 0) -> Iterator[Batch]:
+    """Batches of what the assistant has learned from before, without end: for replay."""
+    # h_preference_tuning.ipynb, "The loop"
+    certain = [family for family in FAMILIES if family != "continue_story"]
+    examples = instructions(seed, "train", certain)
+    while True:
+        yield instruction_batch([instruction_row(e, tokenizer) for e in islice(examples, rows)])
+
+
+def run_policy(
+    training: PolicyTraining,
+    look: Callable[[GPTModel], dict] | None = None,
+    every: int = 10,
+    steps: int | None = None,
+) -> list[dict]:
+    """All steps, or so many: each one's notes, and at every `every`-th step what `look` sees."""
+    # h_preference_tuning.ipynb, "The loop"
+    notes = []
+    stop = training.recipe.steps if steps is None else training.done + steps
+    while training.done < stop:
+        notes.append(policy_step(training))
+        if look and (training.done % every == 0 or training.done == stop):
+            notes[-1] |= look(training.model)
+    return notes
+
+
+class GRPO(PolicyTraining):
+    """Group relative policy optimisation: what to expect of a reply is the mean of its group."""
+
+    # h_preference_tuning.ipynb, "The loop"
+
+    def losses(self, replies: Replies, rewards: Tensor) -> tuple[Callable[[], Tensor], dict]:
+        """The loss of the replies in groups that are not of one mind; the others teach nothing."""
+        recipe, grouped = self.recipe, rewards.view(-1, self.recipe.group)
+        advantages = group_advantages(grouped, recipe.by_std).flatten()
+        useful = (grouped.amax(1) > grouped.amin(1)).repeat_interleave(recipe.group)
+        notes = {"useful": useful.float().mean().item()}
+        if not useful.any():
+            return lambda: 0.0 * self.model.final_norm.weight.sum(), notes
+        part = replies.rows(useful.nonzero().flatten().tolist())
+        asked = part.asked[:, 1:]
+        advantages = advantages[useful].to(asked.device)
+        with torch.no_grad():
+            before = reply_log_probs(self.reference, part)
+            old = reply_log_probs(self.model, part)
+        notes["kl"] = (k3_to_reference(old, before) * asked).sum().item() / len(part)
+
+        def loss() -> Tensor:
+            now = reply_log_probs(self.model, part)
+            return grpo_loss(now, old, before, asked, advantages, recipe, len(replies))
+
+        return loss, notes
+
+
+def check_token_shapes(discount: float, trace: float, **tensors: Tensor) -> None:
+    """Raise ValueError unless all are (rows, places), and the two numbers lie from 0 to 1."""
+    # h_preference_tuning.ipynb, "H.8 PPO, with a value for every token"
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) > 1 or len(next(iter(shapes.values()))) != 2:
+        raise ValueError(f"shapes {shapes}; expected (rows, places), the same for all.")
+    if not (0 <= discount <= 1 and 0 <= trace <= 1):
+        raise ValueError(f"discount={discount}, trace={trace}; expected numbers from 0 to 1.")
+
+
+def generalised_advantages(
+    rewards: Tensor, values: Tensor, asked: Tensor, discount: float = 1.0, trace: float = 0.95
+) -> Tensor:
+    """For each token, how much better things went than the values had expected.
+
+    Shape:
+        all (rows, places). asked is True at a reply's tokens, which stand together in each row;
+        elsewhere nothing is looked at, and the result is 0.
+
+    Raises:
+        ValueError: as `check_token_shapes`.
+
+    Source: Schulman et al., Generalized advantage estimation (2016), equation 16.
+    """
+    # h_preference_tuning.ipynb, "H.8 PPO, with a value for every token"
+    check_token_shapes(discount, trace, rewards=rewards, values=values, asked=asked)
+    rewards, values = rewards * asked, values * asked
+    advantages, later, next_value = torch.zeros_like(values), 0.0, 0.0
+    for place in reversed(range(rewards.shape[1])):
+        surprise = rewards[:, place] + discount * next_value - values[:, place]
+        later = (surprise + discount * trace * later) * asked[:, place]
+        advantages[:, place], next_value = later, values[:, place]
+    return advantages
+
+
+class ValueHead(nn.Module):
+    """How much reward is still to come, read off a policy's features, which it does not change.
+
+    Shape:
+        features: (..., embed_dim); result: (...).
+    """
+
+    # h_preference_tuning.ipynb, "H.8 PPO, with a value for every token"
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.guess = nn.Linear(embed_dim, 1)
+        nn.init.zeros_(self.guess.weight)
+        nn.init.zeros_(self.guess.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.guess(features.detach()).squeeze(-1)
+
+
+def fit_values(
+    head: ValueHead, optimizer: torch.optim.Optimizer, features: Tensor, returns: Tensor, steps: int = 20
+) -> float:
+    """Bring the guesses nearer to what came. Returns the share of its variance they knew before.
+
+    Shape:
+        features: (tokens, embed_dim); returns: (tokens,).
+    """
+    # h_preference_tuning.ipynb, "H.8 PPO, with a value for every token"
+    with torch.no_grad():
+        left = (returns - head(features)).var() / returns.var().clamp(min=1e-9)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.mse_loss(head(features), returns).backward()
+        optimizer.step()
+    return 1 - left.item()
+
+
+def token_rewards(
+    rewards: Tensor, log_probs: Tensor, reference: Tensor, asked: Tensor, kl_weight: float
+) -> Tensor:
+    """Each token pays for going from the reference; the last one gets the reply's reward.
+
+    Shape:
+        rewards: (rows,); log_probs, reference, asked, result: (rows, places).
+
+    Source: Ouyang et al., InstructGPT (2022), section 3.5.
+    """
+    # h_preference_tuning.ipynb, "H.8 PPO, with a value for every token"
+    each = -kl_weight * (log_probs - reference) * asked
+    places = torch.arange(asked.shape[1], device=asked.device)
+    last = (places * asked).argmax(1)  # (rows,)
+    each[torch.arange(len(each), device=asked.device), last] += rewards
+    return each
+
+
+@dataclass(frozen=True)
+class PPORecipe(PolicyRecipe):
+    """Training by reward with a value head: many prompts, one reply to each."""
+
+    # h_preference_tuning.ipynb, "H.8 PPO, with a value for every token"
+
+    prompts: int = 48
+    group: int = 1
+    max_new_tokens: int = 80
+    kl_weight: float = 0.1
+    discount: float = 1.0  # what a reward is worth one token earlier
+    trace: float = 0.95  # how far a surprise is handed back
+    value_rate: float = 0.01  # Adam, for the value head
+
+
+class PPO(PolicyTraining):
+    """Proximal policy optimisation, in its simplest form that has all parts."""
+
+    # h_preference_tuning.ipynb, "H.8 PPO, with a value for every token"
+
+    def __init__(self, model: GPTModel, *arguments: object, **more: object) -> None:
+        super().__init__(model, *arguments, **more)
+        self.value_head = ValueHead(model.config.embed_dim)
+        self.value_head.to(model.position_embedding.weight.device)
+        rate = self.recipe.value_rate
+        self.value_optimizer = torch.optim.Adam(self.value_head.parameters(), rate)
+
+    def losses(self, replies: Replies, rewards: Tensor) -> tuple[Callable[[], Tensor], dict]:
+        """Advantages once, from values as they were; then the clipped objective, over all tokens."""
+        asked, clip = replies.asked[:, 1:], self.recipe.clip
+        old, advantages, notes = ppo_advantages(self, replies, rewards)
+
+        def loss() -> Tensor:
+            now = reply_log_probs(self.model, replies)
+            return -clipped_objective(now, old, advantages, clip)[asked].mean()
+
+        return loss, notes
+
+
+def ppo_advantages(
+    training: PPO, replies: Replies, rewards: Tensor
+) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Old log-probabilities, advantages scaled over the batch, notes; and the value head learns.
+
+    Shape:
+        rewards: (rows,); the first two results: (rows, places).
+    """
+    # h_preference_tuning.ipynb, "H.8 PPO, with a value for every token"
+    recipe, asked = training.recipe, replies.asked[:, 1:]
+    with torch.no_grad():
+        before = reply_log_probs(training.reference, replies)
+        old = reply_log_probs(training.model, replies)
+        features = last_features(training.model, replies.token_ids[:, :-1])
+        values = training.value_head(features) * asked
+    each = token_rewards(rewards.to(old.device), old, before, asked, recipe.kl_weight)
+    advantages = generalised_advantages(each, values, asked, recipe.discount, recipe.trace)
+    returns = (advantages + values)[asked]
+    known = fit_values(training.value_head, training.value_optimizer, features[asked], returns)
+    chosen = advantages[asked]
+    advantages = (advantages - chosen.mean()) / chosen.std().clamp(min=1e-6)
+    kl = ((old - before) * asked).sum().item() / len(replies)
+    return old, advantages, {"known": known, "kl": kl}
+
+
+def kind_word_reward(examples: Sequence[Example], replies: Replies) -> Tensor:
+    """How many of a reply's words are kind ones, counted with repetitions: (rows,)."""
+    # h_preference_tuning.ipynb, "H.10 A reward that can be cheated"
+    counts = [sum(w in KIND_WORDS for w in re.findall(r"\w+", text)) for text in replies.texts]
+    return torch.tensor(counts, dtype=torch.float32)
+
+
+def kind_and_fitting_reward(examples: Sequence[Example], replies: Replies) -> Tensor:
+    """1 for a kind ending of a reply that is as asked and truthful, otherwise 0: (rows,)."""
+    # h_preference_tuning.ipynb, "Mending it"
+    said = zip(examples, replies.texts, strict=True)
+    rules = (ends_kindly, does_as_asked, is_truthful)
+    return torch.tensor([float(all(rule(e, text) for rule in rules)) for e, text in said])
+
+
+# --------------------------------------------------------------------------------------------------
 # Appendix I · Modern architectures: from GPT-2 to today, one change at a time
 # i_modern_architectures/i_modern_architectures.ipynb
 # --------------------------------------------------------------------------------------------------
@@ -2606,11 +3967,16 @@ class Rope:
     # i_modern_architectures.ipynb, "I.1 One model with switches"
 
     base: float = 10_000.0  # the slowest pair turns about once in 2π · base tokens
-    scaling: str = "none"  # for longer texts than those of the training: "linear" or "llama3"
+    scaling: str = "none"  # for texts longer than the training's: "linear", "llama3" or "yarn"
     factor: float = 1.0  # so many times as slow
-    low: float = 1.0  # llama3: pairs with fewer turns than this in `trained_length` are slowed
-    high: float = 4.0  # llama3: pairs with more turns than this are left alone
-    trained_length: int = 8192  # llama3: how long the texts of the training were
+    low: float = 1.0  # pairs with no more turns than this in `trained_length`: slowed in full
+    high: float = 4.0  # pairs with more turns than this are left alone; yarn's is 32
+    trained_length: int = 8192  # how long the texts of the training were
+
+    @property
+    def stretch(self) -> float:
+        """What queries and keys are multiplied with: above 1 for yarn alone."""
+        return 1 + 0.1 * math.log(self.factor) if self.scaling == "yarn" else 1.0
 
 
 @dataclass(frozen=True)
@@ -2738,20 +4104,11 @@ def rope_speeds(head_dim: int, rope: Rope) -> Tensor:
         result: (head_dim / 2,).
 
     Raises: ValueError for an unknown `scaling`.
-    Source: Su et al. (2021), "RoFormer"; linear scaling: Chen et al. (2023), "Extending Context
-    Window of Large Language Models via Positional Interpolation"; llama3: Llama 3.1's own code.
+    Source: Su et al. (2021), "RoFormer".
     """
     # i_modern_architectures.ipynb, "I.3 RoPE: turn instead of add"
     speeds = rope.base ** -(torch.arange(0, head_dim, 2, device="cpu") / head_dim)
-    if rope.scaling == "none":
-        return speeds
-    if rope.scaling == "linear":
-        return speeds / rope.factor
-    if rope.scaling != "llama3":
-        raise ValueError(f"scaling={rope.scaling!r}, expected 'none', 'linear' or 'llama3'.")
-    turns = rope.trained_length * speeds / (2 * math.pi)  # made within a text of the training
-    keep = ((turns - rope.low) / (rope.high - rope.low)).clamp(0, 1)
-    return speeds * (keep + (1 - keep) / rope.factor)
+    return speeds if rope.scaling == "none" else speeds * rope_slowdown(speeds, rope)
 
 
 def turn_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -2772,9 +4129,48 @@ def turn_angles(
 ) -> tuple[Tensor, Tensor]:
     """Cosine and sine of each pair's angle at these positions, both (tokens, head_dim / 2)."""
     # i_modern_architectures.ipynb, "I.3 RoPE: turn instead of add"
-    speeds = rope_speeds(head_dim, rope).to(positions.device)
-    angles = positions[:, None] * speeds
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+    angles = positions[:, None] * rope_speeds(head_dim, rope).to(positions.device)
+    cos, sin = angles.cos() * rope.stretch, angles.sin() * rope.stretch
+    return cos.to(like.dtype), sin.to(like.dtype)
+
+
+def kept_by_turns(speeds: Tensor, rope: Rope) -> Tensor:
+    """llama3: from 1 for pairs that are left alone down to 0 for those slowed in full.
+
+    Source: Llama 3.1's own code.
+    """
+    # i_modern_architectures.ipynb, "Longer than the training"
+    turns = rope.trained_length * speeds / (2 * math.pi)
+    return ((turns - rope.low) / (rope.high - rope.low)).clamp(0, 1)
+
+
+def kept_by_pair(speeds: Tensor, rope: Rope) -> Tensor:
+    """yarn: as `kept_by_turns`, but blended evenly from pair to pair.
+
+    Source: Peng et al. (2023), "YaRN: Efficient Context Window Extension of Large Language Models".
+    """
+    # i_modern_architectures.ipynb, "Longer than the training"
+    width, once = 2 * len(speeds), rope.trained_length / (2 * math.pi)
+    bounds = (math.log(once / turns) for turns in (rope.high, rope.low))
+    first, last = (width * bound / (2 * math.log(rope.base)) for bound in bounds)
+    first, last = max(math.floor(first), 0), min(math.ceil(last), width - 1)
+    pairs = torch.arange(len(speeds), device="cpu")
+    return 1 - ((pairs - first) / max(last - first, 0.001)).clamp(0, 1)
+
+
+def rope_slowdown(speeds: Tensor, rope: Rope) -> Tensor:
+    """What scaling multiplies each pair's speed with: from 1 down to 1 / factor.
+
+    Raises: ValueError for an unknown `scaling`.
+    Source: linear: Chen et al. (2023), "Extending Context Window of Large Language Models via
+    Positional Interpolation"; llama3 and yarn: `kept_by_turns`, `kept_by_pair`.
+    """
+    # i_modern_architectures.ipynb, "Longer than the training"
+    ways = {"linear": lambda *_: 0 * speeds, "llama3": kept_by_turns, "yarn": kept_by_pair}
+    if rope.scaling not in ways:
+        raise ValueError(f"scaling={rope.scaling!r}, expected 'none' or one of {', '.join(ways)}.")
+    kept = ways[rope.scaling](speeds, rope)
+    return kept + (1 - kept) / rope.factor
 
 
 class GatedFeedForward(nn.Module):
@@ -2958,21 +4354,21 @@ class ModernBlock(nn.Module):
 
     def __init__(self, config: ModernConfig, layer: int, attention: Callable | None = None) -> None:
         super().__init__()
-        before = config.norm_place in ("pre", "sandwich")
-        after = config.norm_place in ("post", "sandwich")
-        for name, wanted in (
-            ("norm1", before),
-            ("after1", after),
-            ("norm2", before),
-            ("after2", after),
-        ):
-            setattr(self, name, make_norm(config) if wanted else nn.Identity())
+        self.norm1, self.norm2 = block_norms(config, ("pre", "sandwich"))
+        self.after1, self.after2 = block_norms(config, ("post", "sandwich"))
         self.attention = (attention or ModernAttention)(config, layer)
         self.feed_forward = make_feed_forward(config)
 
     def forward(self, x: Tensor, positions: Tensor, memory: LayerMemory | None = None) -> Tensor:
         x = x + self.after1(self.attention(self.norm1(x), positions, memory))
         return x + self.after2(self.feed_forward(self.norm2(x)))
+
+
+def block_norms(config: ModernConfig, places: tuple[str, ...]) -> tuple[nn.Module, nn.Module]:
+    """Norms for attention and feed-forward if `norm_place` is one of `places`."""
+    # i_modern_architectures.ipynb, "I.6 Block and model"
+    wanted = config.norm_place in places
+    return tuple(make_norm(config) if wanted else nn.Identity() for _ in range(2))
 
 
 def make_feed_forward(config: ModernConfig) -> nn.Module:
@@ -3458,19 +4854,34 @@ def read_ropes(content: dict) -> dict:
     }
 
 
+# i_modern_architectures.ipynb, "I.12 Families, as configurations"
+PUBLISHED_ROPES = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "beta_slow", "beta_fast"),
+}
+
+
 def read_one_rope(given: dict) -> Rope:
     """One set of turning speeds. Raises: ValueError for a scaling that is not computed here."""
     # i_modern_architectures.ipynb, "I.12 Families, as configurations"
     kind = given.get("rope_type", given.get("type", "default"))
-    whole = given.get("partial_rotary_factor", 1.0) == 1.0
-    if not whole or kind not in ("default", "linear", "llama3"):
-        raise ValueError(f"config.json asks for rope {given}; expected default, linear or llama3.")
+    usual = {"partial_rotary_factor": 1.0, "attention_factor": None, "truncate": True}
+    usual |= {"mscale": None, "mscale_all_dim": None}
+    if kind not in PUBLISHED_ROPES or any(
+        given.get(n, v) not in (v, None) for n, v in usual.items()
+    ):
+        raise ValueError(
+            f"config.json asks for rope {given}; expected {', '.join(PUBLISHED_ROPES)}."
+        )
+    names = [*PUBLISHED_ROPES[kind]]
+    names += ["original_max_position_embeddings"] if len(names) > 1 else []
+    found = {"beta_slow": 1.0, "beta_fast": 32.0} | given
+    if missing := [name for name in names if found.get(name) is None]:
+        raise ValueError(f"config.json asks for rope {given} and does not say {missing}.")
     base = float(given.get("rope_theta", 10_000.0))
-    if kind == "default":
-        return Rope(base)
-    more = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    rest = [given[name] for name in more] if kind == "llama3" else []
-    return Rope(base, kind, given["factor"], *rest)
+    return Rope(base, "none" if kind == "default" else kind, *(found[name] for name in names))
 
 
 def read_layer_windows(content: dict) -> dict:
@@ -3752,6 +5163,799 @@ def modern_cache_bytes(config: ModernConfig, tokens: int, bytes_per_number: int 
     windows = (layer_window(config, layer) for layer in range(config.num_layers))
     kept = sum(tokens if window is None else min(window, tokens) for window in windows)
     return 2 * config.num_kv_heads * config.head_dim * kept * bytes_per_number
+
+
+# --------------------------------------------------------------------------------------------------
+# Appendix J · Scaling: what more costs, and what it buys
+# j_scaling/j_scaling.ipynb
+# --------------------------------------------------------------------------------------------------
+
+
+def training_flops(config: GPTConfig, num_tokens: float, text_length: int | None = None) -> float:
+    """FLOPs to train on `num_tokens`, in texts of `text_length` (by default, full ones).
+
+    The exact count of all matrix products, forward and backward; nothing is computed twice.
+
+    Raises:
+        ValueError: `num_tokens` below 1, or a `text_length` that is not 1 to context_length.
+
+    Example:
+        >>> f"{training_flops(GPT2_CONFIGS['gpt2'], 1e9):.3g}"
+        '8.54e+17'
+    """
+    # j_scaling.ipynb, "J.1 What does a training run cost?"
+    length = config.context_length if text_length is None else text_length
+    if num_tokens < 1 or not 1 <= length <= config.context_length:
+        raise ValueError(
+            f"num_tokens={num_tokens}, text_length={length}: expected 1 or more tokens, in texts "
+            f"of 1 to context_length={config.context_length} tokens. Long texts: cut them first."
+        )
+    return 3 * num_tokens * sum(flop_ledger(config, length).values())
+
+
+def multiplying_weights(config: GPTConfig) -> int:
+    """How many numbers stand in matrices that every token is multiplied by: blocks and head.
+
+    Example:
+        >>> multiplying_weights(GPTConfig(10, 8, embed_dim=4, num_heads=2, num_layers=3))
+        616
+    """
+    # j_scaling.ipynb, "J.1 What does a training run cost?"
+    head = parameter_ledger(config)["token embedding"]  # tied: the head is the same matrix
+    return head + config.num_layers * 12 * config.embed_dim**2
+
+
+def step_peak_bytes(
+    config: GPTConfig, batch_size: int, num_tokens: int | None = None, bytes_per_number: int = 4
+) -> dict[str, int]:
+    """Bytes at the fullest moment of a training step with AdamW, by purpose.
+
+    The fullest moment is either the turn from forward to backward, or the end of the backward
+    pass, when all gradients are there. Gradients of the last step are given back before.
+    """
+    # j_scaling.ipynb, "J.2 Does it fit? Memory"
+    ledger = memory_ledger(config, batch_size, num_tokens, bytes_per_number)
+    table = bytes_per_number * parameter_ledger(config)["token embedding"]
+    turn = ledger["activations"] + 3 * ledger["log-probabilities"]
+    end = ledger["gradients"] + 2 * table
+    return {
+        "weights": ledger["parameters"],
+        "AdamW's averages": ledger["AdamW's averages"],
+        "turning point": turn if turn >= end else 0,
+        "gradients": end if end > turn else 0,
+    }
+
+
+class RooflineCase(NamedTuple):
+    """A piece of work with its counts; bytes: inputs read once, results written once."""
+
+    # j_scaling.ipynb, "J.3 What can your machine do?"
+
+    name: str
+    flops: int
+    num_bytes: int
+    work: Callable[[], object]
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs for each byte."""
+        return self.flops / self.num_bytes
+
+
+def matrix_case(name: str, rows: int, inner: int, columns: int, copies: int = 1) -> RooflineCase:
+    """(rows, inner) times (inner, columns), for `copies` different matrices."""
+    # j_scaling.ipynb, "J.3 What can your machine do?"
+    dice = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, inner, generator=dice)
+    matrices = [torch.randn(inner, columns, generator=dice) for _ in range(copies)]
+    numbers = rows * inner + inner * columns + rows * columns
+    flops = copies * 2 * rows * inner * columns
+    return RooflineCase(name, flops, copies * 4 * numbers, lambda: [x @ m for m in matrices])
+
+
+def attention_case(name: str, queries: int, keys: int, heads: int, copies: int) -> RooflineCase:
+    """Attention with heads of 64 numbers, for `copies` texts of their own; all pairs."""
+    # j_scaling.ipynb, "J.3 What can your machine do?"
+    dice = torch.Generator().manual_seed(0)
+    draw = lambda tokens: torch.randn(1, heads, tokens, 64, generator=dice)
+    texts = [(draw(queries), draw(keys), draw(keys)) for _ in range(copies)]
+    flops = copies * 4 * heads * queries * keys * 64
+    num_bytes = copies * 4 * heads * 64 * 2 * (queries + keys)
+    work = lambda: [F.scaled_dot_product_attention(*text) for text in texts]
+    return RooflineCase(name, flops, num_bytes, work)
+
+
+def elementwise_case(name: str, rows: int, dim: int, copies: int) -> RooflineCase:
+    """A "LayerNorm", or anything else: x + y, over `copies` pairs of tables of their own."""
+    # j_scaling.ipynb, "J.3 What can your machine do?"
+    tables = [(torch.ones(rows, dim), torch.ones(rows, dim)) for _ in range(copies)]
+    count = copies * rows * dim
+    if name == "LayerNorm":
+        work = lambda: [F.layer_norm(x, (dim,)) for x, _ in tables]
+        return RooflineCase(name, 8 * count, 8 * count, work)
+    return RooflineCase(name, count, 12 * count, lambda: [x + y for x, y in tables])
+
+
+def gpt_cases() -> list[RooflineCase]:
+    """The parts of a GPT-2 with 12 heads, training and writing, in 32-bit numbers."""
+    # j_scaling.ipynb, "J.3 What can your machine do?"
+    return [
+        matrix_case("matrix product 1024³", 1024, 1024, 1024),
+        matrix_case("feed-forward, 1,024 tokens", 1024, 768, 3072),
+        attention_case("attention, 4 × 256 tokens", 256, 256, 12, copies=4),
+        elementwise_case("LayerNorm", 1024, 768, copies=12),
+        elementwise_case("residual addition", 1024, 768, copies=12),
+        matrix_case("writing, 1 reader", 1, 768, 3072, copies=12),
+        matrix_case("writing, 16 readers", 16, 768, 3072, copies=12),
+        attention_case("KV cache, 1 reader", 1, 1024, 12, copies=12),
+    ]
+
+
+def fastest_seconds(work: Callable[[], object], repeats: int = 5) -> float:
+    """The fewest seconds that `work` took, after one round unseen."""
+    # j_scaling.ipynb, "J.3 What can your machine do?"
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # a GPU works on after Python has gone ahead
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def machine_limits(repeats: int = 5) -> dict[str, float]:
+    """Measured FLOP/s of the best matrix product, and bytes per second from memory."""
+    # j_scaling.ipynb, "J.3 What can your machine do?"
+    products = [matrix_case("product", size, size, size) for size in (512, 1024, 2048)]
+    flops = max(case.flops / fastest_seconds(case.work, repeats) for case in products)
+    x, y, result = (torch.ones(4096, 4096) for _ in range(3))  # 64 MiB each
+    seconds = fastest_seconds(lambda: torch.add(x, y, out=result), repeats)
+    return {"flops": flops, "bandwidth": 3 * x.nbytes / seconds}
+
+
+def measured_cases(cases: Sequence[RooflineCase], repeats: int = 5) -> list[dict]:
+    """Each case's intensity, and the FLOP/s that it reached."""
+    # j_scaling.ipynb, "J.3 What can your machine do?"
+    return [
+        {
+            "name": c.name,
+            "intensity": c.intensity,
+            "flops": c.flops / fastest_seconds(c.work, repeats),
+        }
+        for c in cases
+    ]
+
+
+def model_flops_utilisation(flops: float, seconds: float, peak: float) -> float:
+    """Share of a machine's peak FLOP/s that went into FLOPs which the model needs.
+
+    Raises:
+        ValueError: a number that is not above 0.
+
+    Example:
+        >>> model_flops_utilisation(flops=3e12, seconds=2, peak=5e12)
+        0.3
+    """
+    # j_scaling.ipynb, "How much of that does training use?"
+    if min(flops, seconds, peak) <= 0:
+        raise ValueError(f"flops={flops}, seconds={seconds}, peak={peak}: expected all above 0.")
+    return flops / seconds / peak
+
+
+def step_seconds(config: GPTConfig, batch_size: int, num_tokens: int, repeats: int = 5) -> float:
+    """Fewest seconds of a training step with chapter 5's optimisers, on random tokens."""
+    # j_scaling.ipynb, "How much of that does training use?"
+    dice = torch.Generator().manual_seed(0)
+    ids = torch.randint(config.vocab_size, (batch_size, num_tokens + 1), generator=dice)
+    model = GPTModel(config, seed=0)
+    optimizers, batch = build_optimizers(model, Recipe()), (ids[:, :-1], ids[:, 1:])
+    return fastest_seconds(lambda: training_step(model, optimizers, [batch], 1.0), repeats)
+
+
+def measured_utilisation(width: int, peak: float, repeats: int = 5) -> float:
+    """MFU of a step of a two-layer GPT of this width, on 1,024 tokens."""
+    # j_scaling.ipynb, "How much of that does training use?"
+    config = GPTConfig(1024, 256, width, num_heads=4, num_layers=2)
+    seconds = step_seconds(config, batch_size=8, num_tokens=128, repeats=repeats)
+    return model_flops_utilisation(training_flops(config, 1024, 128), seconds, peak)
+
+
+# j_scaling.ipynb, "On a GPU"
+# Dense bfloat16 FLOP/s, for the first of these that is part of the device's name.
+GPU_PEAKS = {
+    "H200": 989e12,
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,  # SXM; half of the 1,979 that the sheet gives "with sparsity"
+    "A100": 312e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+    "T4": 65e12,  # float16: this card has no bfloat16
+}
+
+
+def known_peak_flops(device_name: str) -> float:
+    """A GPU's peak for dense 16-bit products, by its name as PyTorch gives it.
+
+    Raises:
+        ValueError: a device that is not in GPU_PEAKS.
+
+    Source: NVIDIA's data sheets of these products.
+    """
+    # j_scaling.ipynb, "On a GPU"
+    words = f" {device_name.replace('-', ' ')} "
+    for name, peak in GPU_PEAKS.items():
+        if f" {name} " in words:
+            return peak
+    known = ", ".join(GPU_PEAKS)
+    raise ValueError(f"{device_name!r} is not among {known}: measure it with machine_limits().")
+
+
+# j_scaling.ipynb, "Small runs, all alike"
+# The runs of the scaling law: what all of them share.
+LAW_VOCAB, LAW_CONTEXT, LAW_LAYERS = 1024, 256, 2
+LAW_LENGTH = 109  # tokens of the story in which an average token stands
+
+
+def law_config(embed_dim: int) -> GPTConfig:
+    """The model of this width."""
+    # j_scaling.ipynb, "Small runs, all alike"
+    return GPTConfig(LAW_VOCAB, LAW_CONTEXT, embed_dim, num_heads=4, num_layers=LAW_LAYERS)
+
+
+def tokens_for(embed_dim: int, flops: float) -> int:
+    """How many tokens a model of this width can read for so many FLOPs of training."""
+    # j_scaling.ipynb, "Small runs, all alike"
+    return round(flops / training_flops(law_config(embed_dim), 1, LAW_LENGTH))
+
+
+def law_recipe(embed_dim: int, num_tokens: int, seed: int = 0, rates: float = 2.0) -> StoryRecipe:
+    """How a run of the scaling law is trained; `rates` times chapter 5's learning rates."""
+    # j_scaling.ipynb, "Small runs, all alike"
+    usual = Recipe()
+    training = Recipe(
+        matrix_rate=rates * usual.matrix_rate,
+        table_rate=rates * usual.table_rate,
+        vector_rate=rates * usual.vector_rate,
+        seed=seed,
+    )
+    sizes = dict(vocab_size=LAW_VOCAB, context_length=LAW_CONTEXT, num_layers=LAW_LAYERS)
+    batches = dict(tokens_per_batch=round(1.25 * num_tokens**0.5), batch_growth=1.0, curriculum=())
+    return StoryRecipe(
+        embed_dim=embed_dim,
+        total_tokens=num_tokens,
+        seed=seed,
+        training=training,
+        **sizes,
+        **batches,
+    )
+
+
+@cache
+def law_exam(count: int = 400) -> tuple[Story, ...]:
+    """The held-out stories on which all runs are measured."""
+    # j_scaling.ipynb, "Small runs, all alike"
+    return tuple(islice(stories(5, "validation"), count))
+
+
+@cache
+def law_floor() -> float:
+    """The teller's own nats per token on the exam: no model of the stories can do better."""
+    # j_scaling.ipynb, "Small runs, all alike"
+    asked = sum(len(row) - 1 for row in story_rows(law_exam(), trial_tokenizer(LAW_VOCAB)))
+    return -sum(story.log_prob for story in law_exam()) / asked
+
+
+def law_run(embed_dim: int, num_tokens: int, seed: int = 0, rates: float = 2.0) -> dict:
+    """Train once; what it cost by the exact count, and its loss on the exam in nats per token."""
+    # j_scaling.ipynb, "Small runs, all alike"
+    tokenizer, recipe = trial_tokenizer(LAW_VOCAB), law_recipe(embed_dim, num_tokens, seed, rates)
+    model, batches = new_story_model(recipe), StoryBatches(tokenizer, recipe)
+    with contextlib.redirect_stdout(io.StringIO()):  # no progress bar
+        history = pretrain(model, batches, recipe.training, watch_every=10**9)
+    asked = sum(len(row) - 1 for row in story_rows(law_exam(), tokenizer))
+    tokens = history.steps[-1]["tokens"]
+    return {
+        "weights": multiplying_weights(model.config),
+        "tokens": tokens,
+        "flops_used": training_flops(model.config, tokens, LAW_LENGTH),
+        "steps": len(history.steps),
+        "loss": story_nats(model, tokenizer, law_exam()) / asked,
+    }
+
+
+@dataclass(frozen=True)
+class LossLaw:
+    """Loss = E + A / N**alpha + B / D**beta, for N weights and D tokens.
+
+    Source: Hoffmann et al. (2022), "Training Compute-Optimal Large Language Models", 3.3.
+    """
+
+    # j_scaling.ipynb, "One curve through all runs"
+
+    irreducible: float  # E: the best possible loss
+    size: float  # A
+    size_power: float  # alpha
+    data: float  # B
+    data_power: float  # beta
+
+    def loss(self, weights: float, tokens: float) -> float:
+        """The loss that the law foretells; also for arrays."""
+        missing_size = self.size * weights**-self.size_power
+        return self.irreducible + missing_size + self.data * tokens**-self.data_power
+
+
+def solve_for_powers(
+    powers: Tensor, weights: Tensor, tokens: Tensor, losses: Tensor, irreducible: float | None
+) -> tuple[Tensor, Tensor]:
+    """For each pair of powers the best E, A, B, and the mean squared relative error.
+
+    Shape:
+        powers: (pairs, 2); weights, tokens, losses: (runs,); results: (pairs, 3) and (pairs,).
+    """
+    # j_scaling.ipynb, "One curve through all runs"
+    columns = [weights ** -powers[:, :1], tokens ** -powers[:, 1:]]  # each (pairs, runs)
+    if irreducible is None:
+        columns.insert(0, torch.ones_like(columns[0]))
+    design = torch.stack(columns, dim=2) / losses[:, None]  # (pairs, runs, columns)
+    target = 1 - (irreducible or 0.0) / losses  # both sides over the loss: relative errors
+    normal = design.mT @ design
+    found = torch.linalg.solve(normal, design.mT @ target[:, None]).squeeze(2)
+    errors = (design @ found[:, :, None]).squeeze(2) - target
+    errors = errors.square().mean(1).masked_fill((found <= 0).any(1), math.inf)
+    if irreducible is not None:
+        found = torch.cat([torch.full_like(found[:, :1], irreducible), found], dim=1)
+    return found, errors
+
+
+def best_powers(
+    weights: Tensor, tokens: Tensor, losses: Tensor, irreducible: float | None
+) -> tuple[list[float], list[float]]:
+    """The best pair of powers between 0.02 and 2, and the E, A, B that go with it.
+
+    Raises:
+        ValueError: no law with positive terms fits.
+    """
+    # j_scaling.ipynb, "One curve through all runs"
+    middle, reach = torch.tensor([1.0, 1.0], dtype=torch.float64), 0.96
+    for _ in range(12):  # each looks three times as closely as the one before
+        steps = torch.linspace(-reach, reach, 17, dtype=torch.float64)
+        powers = (middle + torch.cartesian_prod(steps, steps)).clamp(min=0.02)
+        found, errors = solve_for_powers(powers, weights, tokens, losses, irreducible)
+        best = int(errors.argmin())
+        middle, reach = powers[best], reach / 3
+    if not torch.isfinite(errors[best]):
+        raise ValueError("no law with positive E, A and B fits: vary sizes and tokens more.")
+    return middle.tolist(), found[best].tolist()
+
+
+def fit_loss_law(
+    weights: Sequence[float],
+    tokens: Sequence[float],
+    losses: Sequence[float],
+    irreducible: float | None = None,
+) -> LossLaw:
+    """The law with the least mean squared relative error; with `irreducible`, E is held there.
+
+    Raises:
+        ValueError: fewer runs than the law has unknowns, or no law with positive terms fits.
+    """
+    # j_scaling.ipynb, "One curve through all runs"
+    n, d, y = (torch.as_tensor(list(v), dtype=torch.float64) for v in (weights, tokens, losses))
+    if not len(n) == len(d) == len(y) >= (5 if irreducible is None else 4):
+        raise ValueError(f"{len(n)} sizes, {len(d)} tokens, {len(y)} losses: give 5 runs or more.")
+    units = n.log().mean().exp(), d.log().mean().exp()
+    (alpha, beta), (e, a, b) = best_powers(n / units[0], d / units[1], y, irreducible)
+    return LossLaw(e, a * units[0].item() ** alpha, alpha, b * units[1].item() ** beta, beta)
+
+
+def bootstrap_laws(
+    weights: Sequence[float],
+    tokens: Sequence[float],
+    losses: Sequence[float],
+    irreducible: float | None = None,
+    count: int = 200,
+    seed: int = 0,
+) -> list[LossLaw]:
+    """Fits to runs drawn again with replacement. Draws to which no law fits are passed over."""
+    # j_scaling.ipynb, "Our runs"
+    table = torch.tensor([list(weights), list(tokens), list(losses)], dtype=torch.float64)
+    dice, laws = torch.Generator().manual_seed(seed), []
+    for _ in range(count):
+        drawn = table[:, torch.randint(table.shape[1], (table.shape[1],), generator=dice)]
+        with contextlib.suppress(ValueError):
+            laws.append(fit_loss_law(*drawn, irreducible))
+    return laws
+
+
+def best_width(law: LossLaw, flops: float, widths: Sequence[int] = range(8, 257, 8)) -> int:
+    """The width at which the law foretells the lowest loss for so many FLOPs."""
+    # j_scaling.ipynb, "A forecast, written down before"
+    foretold = {
+        width: law.loss(multiplying_weights(law_config(width)), tokens_for(width, flops))
+        for width in widths
+    }
+    return min(foretold, key=foretold.get)
+
+
+def foretell(
+    law: LossLaw, others: Sequence[LossLaw], runs: Sequence[dict], embed_dim: int, flops: float
+) -> dict[str, float]:
+    """The loss that `law` foretells for a new run, and the bounds of 95 % of what it may be.
+
+    `others` are fits to resampled `runs`; each is drawn together with one run's own distance.
+    """
+    # j_scaling.ipynb, "A forecast, written down before"
+    at = multiplying_weights(law_config(embed_dim)), tokens_for(embed_dim, flops)
+    distances = [run["loss"] / law.loss(run["weights"], run["tokens"]) for run in runs]
+    dice = torch.Generator().manual_seed(1)
+    which = torch.randint(len(distances), (len(others),), generator=dice).tolist()
+    drawn = [other.loss(*at) * distances[i] for other, i in zip(others, which, strict=True)]
+    low, high = torch.tensor(drawn, dtype=torch.float64).quantile(
+        torch.tensor([0.025, 0.975], dtype=torch.float64)
+    )
+    return {"loss": law.loss(*at), "low": low.item(), "high": high.item()}
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A machine to train on: what its maker says of it."""
+
+    # j_scaling.ipynb, "J.5 What would it cost?"
+
+    name: str
+    peak_flops: float  # per second, dense, in the number format that you train in
+    memory_bytes: float
+    watts: float  # at full work
+
+
+# j_scaling.ipynb, "J.5 What would it cost?"
+# From NVIDIA's data sheets of the SXM cards.
+A100 = Accelerator("A100", GPU_PEAKS["A100"], 80e9, 400)
+H100 = Accelerator("H100", GPU_PEAKS["H100"], 80e9, 700)
+
+
+def training_memory(config: GPTConfig, machine: Accelerator, texts: int = 1) -> dict[str, float]:
+    """Bytes to train in mixed precision, and the fewest machines that hold them.
+
+    Raises:
+        ValueError: the activations of so many texts do not fit into one machine.
+    """
+    # j_scaling.ipynb, "J.5 What would it cost?"
+    ledger = memory_ledger(config, texts, bytes_per_number=2)
+    activations = ledger["activations"] + 2 * 3 * ledger["log-probabilities"]  # these: 4 bytes
+    shared = 16 * sum(parameter_ledger(config).values())
+    room = 0.9 * machine.memory_bytes - activations
+    if room <= 0:
+        raise ValueError(
+            f"texts={texts}: activations take {activations / 1e9:.1f} GB, but a {machine.name} has "
+            f"{machine.memory_bytes / 1e9:.0f} GB: take fewer texts at a time, or recompute (J.2)."
+        )
+    return {
+        "bytes to share": shared,
+        "activation bytes": activations,
+        "machines": math.ceil(shared / room),
+    }
+
+
+def cost_sheet(
+    config: GPTConfig,
+    num_tokens: float,
+    machine: Accelerator,
+    *,
+    mfu: float,
+    euros_per_hour: float,
+    overhead: float = 1.0,
+    texts: int = 1,
+) -> dict[str, float]:
+    """What it costs to train on `num_tokens`; hours and euros are summed over all machines.
+
+    Each works on `texts` full texts at a time. Raises: ValueError as `check_prices`,
+    `training_flops` and `training_memory`. Source of the 16 bytes: Rajbhandari et al. (2020), 3.1.
+    """
+    # j_scaling.ipynb, "J.5 What would it cost?"
+    check_prices(mfu, euros_per_hour, overhead)
+    flops = training_flops(config, num_tokens)
+    hours = flops / (machine.peak_flops * mfu) / 3600
+    money = {"euros": hours * euros_per_hour, "kWh": hours * machine.watts * overhead / 1000}
+    sizes = {"parameters": sum(parameter_ledger(config).values()), "tokens": num_tokens}
+    work = {"FLOPs": flops, "machine hours": hours}
+    return sizes | work | money | training_memory(config, machine, texts)
+
+
+def check_prices(mfu: float, euros_per_hour: float, overhead: float) -> None:
+    """Raises: ValueError, if one of a cost sheet's inputs cannot be what it is said to be."""
+    # j_scaling.ipynb, "J.5 What would it cost?"
+    if not 0 < mfu <= 1 or euros_per_hour < 0 or overhead < 1:
+        raise ValueError(
+            f"mfu={mfu}, euros_per_hour={euros_per_hour}, overhead={overhead}: expected an mfu "
+            "above 0 and up to 1, a price of 0 or more, and an overhead of 1 or more."
+        )
+
+
+def filled_shards(
+    pieces: Iterable[Sequence[int]], vocab_size: int, tokens_per_shard: int
+) -> Iterator[np.ndarray]:
+    """Arrays of `tokens_per_shard` ids, in order, from pieces of any length; the last is shorter.
+
+    They are uint16 where the vocabulary fits into it, uint32 otherwise, lowest byte first.
+
+    Raises:
+        ValueError: an id is not in the vocabulary, or `tokens_per_shard` is below 1.
+    """
+    # j_scaling.ipynb, "Files of numbers, and a sheet"
+    if tokens_per_shard < 1:
+        raise ValueError(f"tokens_per_shard={tokens_per_shard}, expected 1 or more.")
+    dtype, kept, count = "<u2" if vocab_size <= 2**16 else "<u4", [], 0
+    for piece in pieces:
+        ids = np.asarray(piece, dtype=np.int64)
+        if ids.size and not (0 <= ids.min() and ids.max() < vocab_size):
+            raise ValueError(
+                f"token ids from {ids.min()} to {ids.max()}, expected 0 to {vocab_size - 1}: give "
+                "the vocab_size of the tokenizer that made them."
+            )
+        kept, count = [*kept, ids.astype(dtype)], count + len(ids)
+        if count >= tokens_per_shard:
+            row = np.concatenate(kept)
+            full = count - count % tokens_per_shard
+            yield from row[:full].reshape(-1, tokens_per_shard)
+            kept, count = [row[full:]], count - full
+    if count:
+        yield np.concatenate(kept)
+
+
+# j_scaling.ipynb, "Files of numbers, and a sheet"
+SHARD_FORMAT = "token shards 1"
+
+
+def bytes_hash(ids: np.ndarray) -> str:
+    """The SHA-256 of an array's bytes, as text: another one if any byte differs."""
+    # j_scaling.ipynb, "Files of numbers, and a sheet"
+    return hashlib.sha256(np.ascontiguousarray(ids)).hexdigest()
+
+
+def write_token_shards(
+    folder: str | Path, pieces: Iterable[Sequence[int]], vocab_size: int, tokens_per_shard: int
+) -> dict:
+    """Write token ids as files `tokens-00000.bin` … and a sheet `tokens.json`; return the sheet.
+
+    Pieces come one by one and may be more than fit into memory. Each file is written whole or not
+    at all, and the sheet last: without it, the files are no data set.
+
+    Raises:
+        ValueError: no ids, an id outside the vocabulary, or no room for a token in a shard.
+        OSError: no space left.
+    """
+    # j_scaling.ipynb, "Files of numbers, and a sheet"
+    folder, shards = Path(folder), []
+    (folder / "tokens.json").unlink(missing_ok=True)  # of an older set, whose files now change
+    for number, ids in enumerate(filled_shards(pieces, vocab_size, tokens_per_shard)):
+        name = f"tokens-{number:05d}.bin"
+        with written_whole(folder / name) as temporary:
+            ids.tofile(temporary)
+        shards.append({"file": name, "tokens": len(ids), "sha256": bytes_hash(ids)})
+    if not shards:
+        raise ValueError(f"no token ids for {folder}: the pieces are empty. Give some text.")
+    sheet = {"format": SHARD_FORMAT, "dtype": ids.dtype.name, "vocab_size": vocab_size}
+    with written_whole(folder / "tokens.json") as temporary:
+        temporary.write_text(json.dumps(sheet | {"shards": shards}, indent=1) + "\n", "utf-8")
+    return sheet | {"shards": shards}
+
+
+def read_shard_sheet(folder: str | Path) -> dict:
+    """The sheet of a folder of shards. Raises as `TokenShards`."""
+    # j_scaling.ipynb, "Reading what is asked for"
+    path = Path(folder) / "tokens.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: the shards were never finished, or lie elsewhere. Write them with "
+            "write_token_shards, or give their folder."
+        )
+    try:
+        sheet = json.loads(path.read_text("utf-8"))
+        if sheet["format"] != SHARD_FORMAT or sheet["dtype"] not in ("uint16", "uint32"):
+            raise ValueError(f"format {sheet['format']!r}, type {sheet['dtype']!r}")
+        if not sheet["vocab_size"] * sum(shard["tokens"] for shard in sheet["shards"]) > 0:
+            raise ValueError("no tokens")
+    except (ValueError, KeyError, TypeError) as error:
+        found = f"{path} is no sheet of token shards ({error!r:.100})"
+        raise ValueError(f"{found}. Write the shards again.") from None
+    return sheet
+
+
+def map_shards(folder: str | Path, sheet: dict) -> list[np.memmap]:
+    """Each file of a sheet as an array, read where it is indexed. Raises as `TokenShards`."""
+    # j_scaling.ipynb, "Reading what is asked for"
+    dtype, maps = np.dtype(sheet["dtype"]).newbyteorder("<"), []
+    for shard in sheet["shards"]:
+        path, expected = Path(folder) / shard["file"], shard["tokens"] * dtype.itemsize
+        size = path.stat().st_size if path.is_file() else 0
+        if size != expected:
+            raise ValueError(
+                f"{path} has {size} bytes, expected {expected}: it is missing, cut off, or of "
+                "another set. Copy or write the shards again."
+            )
+        maps.append(np.memmap(path, dtype, mode="r"))
+    return maps
+
+
+class TokenShards:
+    """Token ids in files, read where they are asked for; `len()` of them in all.
+
+    Raises:
+        FileNotFoundError: there is no sheet.
+        ValueError: the sheet is of something else, or a file has another length than it says.
+    """
+
+    # j_scaling.ipynb, "Reading what is asked for"
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder, self.sheet = Path(folder), read_shard_sheet(folder)
+        self.maps, self.vocab_size = map_shards(folder, self.sheet), self.sheet["vocab_size"]
+        self.starts = np.cumsum([0, *map(len, self.maps)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def read(self, start: int, count: int) -> Tensor:
+        """`count` ids from `start` on, across the borders of files. Shape: (count,), int64."""
+        if not 0 <= start <= start + count <= len(self):
+            raise IndexError(f"ids {start} to {start + count}, but there are {len(self)}.")
+        first, last = np.searchsorted(self.starts, [start, start + count], "right") - 1
+        nearby = zip(self.starts[first:], self.maps[first : last + 1], strict=False)
+        parts = [ids[max(0, start - begin) : start + count - begin] for begin, ids in nearby]
+        return torch.from_numpy(np.concatenate([*parts, []]).astype(np.int64))
+
+    def check(self) -> None:
+        """Read everything once. Raises: ValueError, naming the file whose bytes have changed."""
+        for shard, ids in zip(self.sheet["shards"], self.maps, strict=True):
+            if bytes_hash(ids) != shard["sha256"]:
+                raise ValueError(
+                    f"{self.folder / shard['file']} is damaged: its bytes are not those that were "
+                    "written. Copy or write the shards again."
+                )
+
+
+def shuffled_place(place: int, count: int, key: str) -> int:
+    """Where the card at `place` lies after a shuffle of `count` cards; `key` names the shuffle.
+
+    Each card gets a place of its own, yet no list of them is ever made: four rounds, each of which
+    stirs one half of the number's bits with the other half, can be undone, so no two cards meet.
+    A result past the end is stirred again.
+
+    Raises:
+        ValueError: no such place.
+
+    Source: Luby and Rackoff (1988), "How to Construct Pseudorandom Permutations"; Black and
+    Rogaway (2002), "Ciphers with Arbitrary Finite Domains".
+
+    Example:
+        >>> sorted(shuffled_place(i, 5, "seed 0") for i in range(5))
+        [0, 1, 2, 3, 4]
+    """
+    # j_scaling.ipynb, "A shuffle that you can ask for one card"
+    if not 0 <= place < count:
+        raise ValueError(f"place {place} among {count}, expected 0 to {count - 1}.")
+    half = max(1, ((count - 1).bit_length() + 1) // 2)  # bits
+    while True:
+        left, right = place >> half, place % 2**half
+        for turn in range(4):
+            stirred = hashlib.blake2b(f"{key} {turn} {right}".encode(), digest_size=8).digest()
+            left, right = right, left ^ int.from_bytes(stirred, "little") % 2**half
+        place = left << half | right
+        if place < count:
+            return place
+
+
+def rank_windows(
+    windows: int, step: int, batch_size: int, seed: int = 0, rank: int = 0, num_ranks: int = 1
+) -> list[int]:
+    """The numbers of the windows that one rank reads at one step, of `windows` in all.
+
+    Each pass over the text takes every window once, in an order of its own.
+
+    Raises:
+        ValueError: no windows or no such rank, or the batch cannot be shared evenly.
+    """
+    # j_scaling.ipynb, "A batch from three numbers"
+    if windows < 1 or not 0 <= rank < num_ranks or batch_size < 1 or batch_size % num_ranks:
+        raise ValueError(
+            f"{windows} windows, batch_size={batch_size}, rank {rank} of {num_ranks}: expected at "
+            "least one window, ranks from 0 on, and a batch_size that num_ranks divides."
+        )
+    own = batch_size // num_ranks
+    first = step * batch_size + rank * own
+    turns = [divmod(number, windows) for number in range(first, first + own)]
+    return [shuffled_place(place, windows, f"{seed} {passes}") for passes, place in turns]
+
+
+def rank_batch(
+    shards: TokenShards, step: int, *, batch_size: int, context_length: int, **share: int
+) -> Batch:
+    """One rank's share of the batch of one step, computed from these numbers alone.
+
+    The shares of all ranks, one after the other, are the batch that a single process would get.
+
+    Args:
+        share: seed, rank and num_ranks, as for `rank_windows`.
+
+    Shape:
+        inputs, targets: (batch_size / num_ranks, context_length), int64.
+
+    Raises:
+        ValueError: the text is shorter than a window; or as `rank_windows`.
+    """
+    # j_scaling.ipynb, "A batch from three numbers"
+    windows = (len(shards) - 1) // context_length
+    if windows < 1:
+        raise ValueError(
+            f"{len(shards)} tokens in {shards.folder}, expected at least {context_length + 1} for "
+            f"context_length={context_length}: give more text, or a shorter context."
+        )
+    places = rank_windows(windows, step, batch_size, **share)
+    ids = torch.stack([shards.read(i * context_length, context_length + 1) for i in places])
+    return ids[:, :-1], ids[:, 1:]  # both (own rows, context_length)
+
+
+def ring_all_reduce(
+    vectors: Sequence[Tensor], turns: int | None = None
+) -> tuple[list[Tensor], list[int]]:
+    """The sum of all ranks' vectors at every rank, by messages to the next one only.
+
+    Returns each rank's sum, and how many numbers each rank has sent. With `turns`, stop early.
+
+    Shape:
+        vectors: one a rank, all of one shape; results: the same.
+
+    Raises:
+        ValueError: no vectors, or of different shapes.
+
+    Source: Patarasuk and Yuan (2009), "Bandwidth optimal all-reduce algorithms for clusters of
+    workstations".
+    """
+    # j_scaling.ipynb, "How to add up without a centre"
+    if not vectors or any(vector.shape != vectors[0].shape for vector in vectors):
+        shapes = [tuple(vector.shape) for vector in vectors]
+        raise ValueError(f"vectors of shapes {shapes}, expected one a rank, all of one shape.")
+    ranks = len(vectors)
+    pieces = [list(vector.flatten().tensor_split(ranks)) for vector in vectors]
+    sent = [0] * ranks
+    for turn in range(2 * (ranks - 1) if turns is None else turns):
+        letters = [own[(rank - turn) % ranks] for rank, own in enumerate(pieces)]
+        for rank, letter in enumerate(letters):
+            sent[rank] += letter.numel()
+            next_one, piece = pieces[(rank + 1) % ranks], (rank - turn) % ranks
+            next_one[piece] = next_one[piece] + letter if turn < ranks - 1 else letter
+    return [torch.cat(own).view_as(vectors[0]) for own in pieces], sent
+
+
+def qkv_rank_order(embed_dim: int, num_heads: int, num_ranks: int) -> Tensor:
+    """The order of a fused qkv matrix's rows in which each rank's rows lie together.
+
+    A rank's rows are the queries, keys and values of its own heads, so that cutting the reordered
+    matrix into `num_ranks` equal pieces gives every rank a small attention of its own.
+
+    Shape:
+        result: (3 * embed_dim,), every row's number once.
+
+    Raises:
+        ValueError: heads do not divide the width, or ranks do not divide the heads.
+
+    Source: Shoeybi et al. (2019), "Megatron-LM", section 3.
+
+    Example:
+        >>> qkv_rank_order(embed_dim=4, num_heads=2, num_ranks=2).tolist()
+        [0, 1, 4, 5, 8, 9, 2, 3, 6, 7, 10, 11]
+    """
+    # j_scaling.ipynb, "Attention, and the trap in a fused matrix"
+    if embed_dim % num_heads or num_heads % num_ranks:
+        raise ValueError(
+            f"embed_dim={embed_dim}, num_heads={num_heads}, num_ranks={num_ranks}: expected heads "
+            "that divide the width, and ranks that divide the heads. Take fewer processes."
+        )
+    rows = torch.arange(3 * embed_dim).view(3, num_ranks, -1)  # q, k, v; ranks; rows of a rank
+    return rows.transpose(0, 1).flatten()
 
 
 # --------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import math
 import statistics
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from functools import cache
 
 import pytest
@@ -465,7 +465,7 @@ def test_the_files_were_made_with_these_settings(name):
     plan = experiments()
     found = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
     conditions = getattr(plan, name.upper())
-    assert found["settings"] == plan.settings()
+    assert found["settings"] == json.loads(json.dumps(asdict(plan.BASE)))
     for run in found["runs"]:
         assert run["changes"] == json.loads(json.dumps(conditions[run["condition"]]))
     assert {run["condition"] for run in found["runs"]} == set(conditions)
@@ -493,11 +493,11 @@ def test_a_comparison_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
 
     monkeypatch.setattr(plan, "run_trial", run_trial)
     conditions = {"baseline": {}, "slow": dict(rate=0.1)}
-    plan.compare("tried", "what", conditions, (0, 1), until=math.inf)
+    plan.compare("tried", "what", conditions, (0, 1), minutes=math.inf)
     assert len(trained) == 4
-    plan.compare("tried", "what", conditions, (0, 1, 2), until=math.inf)
+    plan.compare("tried", "what", conditions, (0, 1, 2), minutes=math.inf)
     assert len(trained) == 6 and trained[-1] == (0.1, 2)
-    plan.compare("tried", "what", conditions | {"slow": dict(rate=0.2)}, (0,), until=math.inf)
+    plan.compare("tried", "what", conditions | {"slow": dict(rate=0.2)}, (0,), minutes=math.inf)
     assert trained[6:] == [(0.2, 0)], "a changed condition is run again, the others are not"
-    plan.compare("tried", "what", conditions, (7,), until=-math.inf)
+    plan.compare("tried", "what", conditions, (7,), minutes=-math.inf)
     assert len(trained) == 7, "time was up"

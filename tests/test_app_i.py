@@ -43,6 +43,7 @@ from shared.appendices import (
     modern_config,
     modern_loss,
     published_name,
+    read_one_rope,
     rope_speeds,
     route_tokens,
     sliding_window_mask,
@@ -101,10 +102,35 @@ def test_speeds_by_hand():
     assert speeds == pytest.approx([1.0, 1e-3 / 8, 1e-6 / 8], rel=1e-3)
     between = rope_speeds(4, replace(llama, base=(1 / 0.0025) ** 2)).tolist()[1]  # 2.5 turns
     assert between == pytest.approx(0.0025 * (0.5 + 0.5 / 8), rel=1e-3)
-    with pytest.raises(ValueError, match="scaling='yarn'.*expected"):
-        rope_speeds(4, Rope(scaling="yarn"))
+    with pytest.raises(ValueError, match="scaling='ntk'.*expected 'none' or one of linear, llama3"):
+        rope_speeds(4, Rope(scaling="ntk"))
     with torch.device("meta"):  # what is remembered must not be empty later
         assert rope_speeds(6, Rope(77.0)).device.type == "cpu"
+
+
+SCALINGS = {
+    "linear": {"factor": 3.0},
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "yarn": {"factor": 5.0},
+    "yarn, by hand": {"factor": 40.0, "beta_slow": 2.0, "beta_fast": 20.0},
+}
+
+
+@pytest.mark.parametrize("kind", SCALINGS)
+@pytest.mark.parametrize("head_dim, base, trained", [(10, 77.0, 50), (96, 5e5, 8192), (6, 1e4, 7)])
+def test_scaled_speeds_are_those_of_transformers(kind, head_dim, base, trained):
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    given = {"rope_type": kind.split(",")[0], "rope_theta": base} | SCALINGS[kind]
+    given["original_max_position_embeddings"] = trained
+    config = LlamaConfig(
+        head_dim=head_dim, max_position_embeddings=999, rope_parameters=dict(given)
+    )
+    speeds, stretch = ROPE_INIT_FUNCTIONS[given["rope_type"]](config, "cpu")
+    rope = read_one_rope(given)
+    torch.testing.assert_close(rope_speeds(head_dim, rope), speeds)
+    assert rope.stretch == pytest.approx(stretch) and (stretch > 1) == ("yarn" in kind)
 
 
 def test_turning_keeps_lengths_and_knows_distances_alone():
@@ -423,6 +449,8 @@ def family(kind: str):
     sizes |= {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
     llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "rope_theta": 100.0}
     llama3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+    yarn["rope_theta"] = 100.0
     local, everything = "sliding_attention", "full_attention"
     ropes = {local: {"rope_type": "default", "rope_theta": 50.0}}
     ropes |= {everything: {"rope_type": "linear", "factor": 4.0, "rope_theta": 3000.0}}
@@ -434,6 +462,7 @@ def family(kind: str):
         "llama": ("Llama", {"num_key_value_heads": 2, "rope_parameters": llama3}),
         "llama, tied, biased": ("Llama", {"tie_word_embeddings": True, "attention_bias": True}),
         "qwen3": ("Qwen3", {"num_key_value_heads": 3}),
+        "qwen3, yarn": ("Qwen3", {"num_key_value_heads": 2, "rope_parameters": yarn}),
         "qwen3, window": ("Qwen3", {"num_key_value_heads": 1} | window),
         "qwen3 moe": ("Qwen3Moe", experts | {"num_key_value_heads": 2, "norm_topk_prob": True}),
         "qwen3 moe, raw": ("Qwen3Moe", experts | {"num_key_value_heads": 6}),
@@ -446,7 +475,7 @@ def family(kind: str):
     return stirred(model, seed=len(kind))
 
 
-KINDS = ["llama", "llama, tied, biased", "qwen3", "qwen3, window", "qwen3 moe"]
+KINDS = ["llama", "llama, tied, biased", "qwen3", "qwen3, yarn", "qwen3, window", "qwen3 moe"]
 KINDS += ["qwen3 moe, raw", "gemma3", "gemma3, ropes", "olmo2"]
 
 
@@ -513,7 +542,19 @@ def test_config_files_of_the_older_kind():
         ({"hidden_activation": "relu"}, "hidden_activation='relu'.*gelu_pytorch_tanh"),
         ({"final_logit_softcapping": 30.0}, "softcapping=30.0"),
         ({"model_type": "qwen3", "mlp_bias": True}, "mlp_bias=True"),
-        ({"model_type": "llama", "rope_scaling": {"type": "yarn"}}, "yarn.*expected default"),
+        ({"model_type": "llama", "rope_scaling": {"type": "dynamic"}}, "dynamic.*expected default"),
+        (
+            {"model_type": "llama", "rope_scaling": {"type": "yarn", "factor": 4.0}},
+            "not say .'orig",
+        ),
+        (
+            {"model_type": "llama", "rope_parameters": {"partial_rotary_factor": 0.5}},
+            "partial_rotary_factor.*expected default",
+        ),
+        (
+            {"model_type": "qwen3", "rope_scaling": {"type": "yarn", "mscale": 0.7}},
+            "mscale.*expected default",
+        ),
         ({"model_type": "qwen3_moe", "mlp_only_layers": [1]}, "mlp_only_layers"),
         ({"model_type": "qwen3_moe"}, "does not say .'moe_intermediate_size', 'num_experts_per"),
     ],
@@ -696,14 +737,29 @@ def test_a_failed_measurement_says_why(tmp_path):
 # --- The results
 
 
+RESULTS = Path(__file__).parents[1] / "appendix/i_modern_architectures/results"
+
+
 def test_the_comparison_is_complete():
     """Every variant with the same seeds, at least three, and the speeds of all."""
-    results = Path(__file__).parents[1] / "appendix/i_modern_architectures/results"
-    compared = json.loads((results / "compare.json").read_text())
-    speeds = json.loads((results / "speed.json").read_text())
-    seeds = {name: [run["seed"] for run in runs] for name, runs in compared["runs"].items()}
-    assert len(seeds) >= 13 and all(s == seeds["gpt2"] for s in seeds.values()), seeds
+    compared = json.loads((RESULTS / "compare.json").read_text())
+    speeds = json.loads((RESULTS / "speed.json").read_text())
+    seeds = {}
+    for run in compared["runs"]:
+        seeds.setdefault(run["variant"], []).append(run["seed"])
+    assert len(seeds) >= 19 and all(s == seeds["gpt2"] for s in seeds.values()), seeds
     assert len(seeds["gpt2"]) >= 3
     assert set(speeds["tokens_per_second"]) == set(seeds)
     for content in (compared, speeds):
-        assert {"what", "settings", "machine", "date"} <= set(content)
+        assert {"what", "settings", "machine", "date", "command"} <= set(content)
+
+
+def test_longer_texts_were_asked_about_with_every_scaling():
+    content = json.loads((RESULTS / "longer.json").read_text())
+    settings, runs = content["settings"], content["runs"]
+    assert len({(run["scaling"], run["seed"]) for run in runs}) == len(runs) >= 5 * 3
+    places = settings["factor"] * settings["trained_length"] // settings["bucket"]
+    assert all(len(run[when]) == places for run in runs for when in ("before", "after"))
+    inside = settings["trained_length"] // settings["bucket"]
+    plain, window = (next(r for r in runs if r["scaling"] == kind) for kind in ("none", "window"))
+    assert plain["before"][:inside] == window["before"][:inside]  # the same model, nothing hidden

@@ -13,13 +13,11 @@ stops by itself.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import date
 from pathlib import Path
 
 import shared.stories
@@ -27,8 +25,7 @@ from shared.appendices import (
     Trial,
     run_trial,
 )
-from shared.artifacts import written_whole
-from shared.machine import machine_line
+from shared.experiments import as_read, keep_runs, source_hash, write_results
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BASE = Trial()
@@ -101,57 +98,36 @@ LONGER = {
 }
 
 
-def stories_hash() -> str:
-    """Twelve digits that change when the story world does."""
-    sources = sorted(Path(shared.stories.__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-
-
-def settings() -> dict:
-    """The baseline, as it stands in a results file."""
-    return json.loads(json.dumps(asdict(BASE)))  # inf becomes Infinity and comes back
-
-
-def write(name: str, found: dict) -> None:
-    """Write results/NAME.json whole."""
-    RESULTS.mkdir(exist_ok=True)
-    with written_whole(RESULTS / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+def run(condition: str, seed: int, changes: dict) -> dict:
+    """One trial: the baseline with these changes."""
+    found = run_trial(replace(BASE, seed=seed, **changes), looks=1)
+    kept = {key: found[key] for key in ("loss", "tokens", "seconds")}
+    return kept | {"steps": len(found["steps"])}
 
 
 def compare(
-    name: str, what: str, conditions: dict[str, dict], seeds: Sequence[int], until: float
+    name: str, what: str, conditions: dict[str, dict], seeds: Sequence[int], minutes: float
 ) -> None:
     """Every condition with every seed that is not in the file yet; all of a seed, then the next."""
-    path = RESULTS / f"{name}.json"
-    found = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    if (found.get("stories"), found.get("settings")) != (stories_hash(), settings()):
-        found = {"runs": []}  # made with other stories or settings: all anew
-    found["runs"] = [r for r in found["runs"] if r["changes"] == conditions.get(r["condition"])]
-    done = {(run["condition"], run["seed"]) for run in found["runs"]}
-    for seed in seeds:
-        for condition, changes in conditions.items():
-            if (condition, seed) in done:
-                continue
-            if time.monotonic() > until:
-                print(f"{name}: time is up; the same command goes on from here.")
-                return
-            run = run_trial(replace(BASE, seed=seed, **changes), looks=1)
-            print(f"{name}: seed {seed}, {condition}: {run['loss']:.3f}", flush=True)
-            kept = {key: run[key] for key in ("loss", "tokens", "seconds")}
-            entry = {"condition": condition, "seed": seed, "changes": changes, **kept}
-            found["runs"].append(entry | {"steps": len(run["steps"])})
-            found |= {
-                "what": what,
-                "command": f"python appendix/d_training_tricks/experiments.py {name}",
-                "settings": settings(),
-                "seeds": list(seeds),
-                "machine": machine_line(),
-                "date": str(date.today()),
-                "stories": stories_hash(),
-            }
-            found["minutes"] = round(sum(r["seconds"] for r in found["runs"]) / 60, 1)
-            write(name, found)
+    cases = [
+        {"condition": condition, "seed": seed, "changes": changes}
+        for seed in seeds
+        for condition, changes in conditions.items()
+    ]
+    path, more = RESULTS / f"{name}.json", {"minutes": minutes, "seeds": list(seeds)}
+    forget_changed(path, conditions)
+    data = source_hash(shared.stories)
+    keep_runs(path, what, cases, run, settings=asdict(BASE), data=data, **more)
+
+
+def forget_changed(path: Path, conditions: dict[str, dict]) -> None:
+    """Take those runs out of a file whose condition means something else by now."""
+    if not path.exists():
+        return
+    found, conditions = json.loads(path.read_text("utf-8")), as_read(conditions)
+    kept = [run for run in found["runs"] if run["changes"] == conditions.get(run["condition"])]
+    if len(kept) < len(found["runs"]):
+        write_results(path, found | {"runs": kept})
 
 
 def main() -> None:
@@ -168,7 +144,7 @@ def main() -> None:
     given = parser.parse_args()
     until = time.monotonic() + 60 * given.minutes
     for name in plans if given.name == "all" else (given.name,):
-        compare(name, *plans[name], until)
+        compare(name, *plans[name], (until - time.monotonic()) / 60)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,12 @@ import argparse
 import contextlib
 import copy
 import io
-import json
 import math
 import random
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -42,9 +40,8 @@ from shared.appendices import (
     stored_bytes,
     trained_parameters,
 )
-from shared.artifacts import written_whole
+from shared.experiments import keep_runs
 from shared.instructions import instructions
-from shared.machine import machine_line
 from shared.previous_chapters import (
     FixedBatches,
     GPTModel,
@@ -385,35 +382,15 @@ def main() -> None:
     parser.add_argument("name", choices=list(RUNS))
     parser.add_argument("--minutes", type=float, default=math.inf)
     chosen = parser.parse_args()
-    path = RESULTS / f"{chosen.name}.json"
-    path.parent.mkdir(exist_ok=True)
-    content = {
-        "what": RUNS[chosen.name].__doc__,
-        "command": f"python appendix/e_lora/experiments.py {chosen.name}",
-        "settings": SETTINGS[chosen.name],
-        "machine": machine_line() + "; other jobs ran beside it",
-        "date": str(date.today()),
-        "story_recipe": repr(story_recipe("laptop")),
-        "runs": [],
-    }
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before["settings"] == json.loads(json.dumps(content["settings"])):
-            content["runs"] = before["runs"]
-    done = {(run["condition"], run["seed"]) for run in content["runs"]}
-    until = time.monotonic() + 60 * chosen.minutes
-    for condition, seed in jobs(chosen.name):
-        if (condition, seed) in done:
-            continue
-        if time.monotonic() > until:
-            print("stopped; the same command goes on")
-            return
-        run = {"condition": condition, "seed": seed} | RUNS[chosen.name](condition, seed)
-        content["runs"].append(run)
-        with written_whole(path) as new:
-            new.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        kept = {k: v for k, v in run.items() if k not in ("answers", "singular", "cut")}
-        print(kept, flush=True)
+    keep_runs(
+        RESULTS / f"{chosen.name}.json",
+        RUNS[chosen.name].__doc__,
+        [{"condition": condition, "seed": seed} for condition, seed in jobs(chosen.name)],
+        RUNS[chosen.name],
+        settings=SETTINGS[chosen.name],
+        minutes=chosen.minutes,
+        story_recipe=repr(story_recipe("laptop")),
+    )
 
 
 if __name__ == "__main__":

@@ -1,44 +1,49 @@
 """Appendix I's long comparison: every change to GPT-2 at equal budget, several seeds each.
 
     python appendix/i_modern_architectures/experiments.py compare [--minutes 4] [--seeds 3]
+    python appendix/i_modern_architectures/experiments.py longer [--minutes 4] [--seeds 3]
     python appendix/i_modern_architectures/experiments.py speed
 
-`compare` trains what is still missing, one run after the other, seed by seed, and writes
-results/compare.json after each, so it can be stopped at any time and goes on where it was. All
-variants of a seed read the same stories in the same order. `speed` lets all variants take turns
-on the same batches and writes results/speed.json. Times are of the processor, on one thread.
+`compare` trains what is still missing, one run after the other, seed by seed, so it can be stopped
+at any time and goes on where it was. All variants of a seed read the same stories in the same
+order. `longer` trains on short pieces and asks about whole stories, with every scaling of RoPE.
+`speed` lets all variants take turns on the same batches. Each writes results/NAME.json. Times are
+of the processor, on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import date
-from functools import partial
+from functools import cache, lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 
+import shared.stories
 from shared.appendices import (
     DeltaAttention,
     LatentAttention,
     MixtureOfExperts,
     ModernConfig,
     ModernModel,
+    Rope,
     TwoAhead,
     equal_budget_run,
     layer_window,
     modern_loss,
     route_tokens,
 )
-from shared.artifacts import written_whole
-from shared.machine import keep_freed_memory, machine_line
+from shared.experiments import keep_runs, source_hash, write_results
+from shared.machine import keep_freed_memory
 from shared.previous_chapters import (
     IGNORED,
+    Batch,
+    BPETokenizer,
     StoryBatches,
     StoryRecipe,
     evaluate,
@@ -59,6 +64,16 @@ SETTINGS = {
     "batch_growth": 2.0,
     "validation_stories": 120,
 }
+LONGER = SETTINGS | {
+    "total_tokens": 160_000,
+    "trained_length": 32,  # tokens of a piece
+    "factor": 4,  # the texts of the exam are so many times as long
+    "texts": 300,
+    "more_tokens": 12_000,  # of whole stories, in the gentle training that follows
+    "more_rate": 1e-3,
+    "bucket": 8,  # places whose losses are averaged
+}
+HELD = {"settings": SETTINGS, "data": source_hash(shared.stories)}
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,7 @@ class Variant:
     attention: Callable | None = None  # instead of ModernAttention
     ahead: bool = False  # train with a second token to predict
     balance: float = 0.0  # weight of the load-balancing loss
+    quiet: float | None = None  # first weight of the norms after a part, instead of 1
 
 
 def gpt2_sizes() -> ModernConfig:
@@ -97,6 +113,9 @@ def variants() -> dict[str, Variant]:
     experts = replace(modern, num_experts=8, experts_per_token=2, hidden_dim=86)
     latent = partial(LatentAttention, latent=24, turned=8)
     rms = replace(start, norm="rms", norm_eps=1e-6)
+    after, sandwich = (replace(modern, norm_place=place) for place in ("post", "sandwich"))
+    olmo = replace(after, qk_norm="all")
+    gemma = replace(sandwich, qk_norm="head", embed_scale=True)
     window = replace(modern, window=16, global_layers=(1,))
     return {
         "gpt2": Variant("GPT-2", "gpt2", start),
@@ -106,11 +125,17 @@ def variants() -> dict[str, Variant]:
         "modern": Variant("all four: Llama's block", "gpt2", modern),
         "shared": Variant("4 heads share 1 key head", "modern", replace(modern, num_kv_heads=1)),
         "qknorm": Variant("QK-norm", "modern", replace(modern, qk_norm="head")),
+        "after": Variant("norms after", "modern", after),
+        "after_quiet": Variant("after, a quiet start", "modern", after, quiet=0.1),
+        "sandwich": Variant("norms on both sides", "modern", sandwich),
+        "sandwich_quiet": Variant("both sides, a quiet start", "modern", sandwich, quiet=0.1),
+        "olmo": Variant("norms after: OLMo 2's block", "qknorm", olmo),
+        "gemma": Variant("both sides, loud embedding", "qknorm", gemma),
         "window": Variant("window of 16 in layer 1 of 2", "modern", window),
         "latent": Variant("latent attention (MLA)", "modern", modern, latent),
         "delta": Variant("gated DeltaNet", "modern", modern, DeltaAttention),
         "experts": Variant("8 experts, 2 a token", "modern", experts, balance=0.01),
-        "unbalanced": Variant("…without balancing", "modern", experts),
+        "unbalanced": Variant("8 experts, unbalanced", "modern", experts),
         "ahead": Variant("two tokens ahead", "modern", modern, ahead=True),
     }
 
@@ -118,7 +143,16 @@ def variants() -> dict[str, Variant]:
 def new_model(variant: Variant, seed: int) -> tuple[ModernModel, torch.nn.Module]:
     """The model, and what is trained: itself, or with a block for the second token."""
     model = ModernModel(variant.config, seed=seed, attention=variant.attention)
+    if variant.quiet is not None:
+        quieten(model, variant.quiet)
     return model, TwoAhead(model, seed) if variant.ahead else model
+
+
+def quieten(model: ModernModel, weight: float) -> None:
+    """Let the norms after each part begin with this weight."""
+    for block in model.blocks:
+        for norm in (block.after1, block.after2):
+            torch.nn.init.constant_(norm.weight, weight)
 
 
 def cache_per_token(variant: Variant, tokens: int = 256) -> float:
@@ -178,7 +212,7 @@ def one_run(variant: Variant, seed: int, batches: list, validation: list) -> dic
     model, trained = new_model(variant, seed)
     began = time.process_time()
     equal_budget_run(trained, batches, SETTINGS["total_tokens"], variant.balance)
-    entry = {"seed": seed, "seconds": round(time.process_time() - began, 2)}
+    entry = {"seconds": round(time.process_time() - began, 2)}
     entry |= {"loss": round(evaluate(model, validation), 5), "parameters": model.num_parameters()}
     entry["cache_per_token"] = cache_per_token(variant)
     if variant.config.num_experts:
@@ -186,52 +220,118 @@ def one_run(variant: Variant, seed: int, batches: list, validation: list) -> dic
     return entry
 
 
-def write(name: str, content: dict) -> None:
-    """Save results, whole or not at all."""
-    RESULTS.mkdir(exist_ok=True)
-    with written_whole(RESULTS / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+@cache
+def tokenizer() -> BPETokenizer:
+    """Chapter 5's, at this comparison's size."""
+    return story_tokenizer(SETTINGS["vocab_size"])
 
 
-def header(what: str) -> dict:
-    """What every results file says about itself."""
-    made = {"machine": machine_line(), "date": str(date.today())}
-    return {"what": what, "settings": SETTINGS} | made
+@lru_cache(maxsize=1)
+def read_by_all(seed: int) -> list:
+    """What all variants of a seed learn from."""
+    return list(story_batches(seed, SETTINGS["total_tokens"], tokenizer()))
 
 
 def compare(minutes: float, seeds: int) -> None:
     """Train what is missing, until the time is over."""
-    path, until = RESULTS / "compare.json", time.perf_counter() + 60 * minutes
-    content = header("validation loss in nats per token after training at equal budget")
-    content["runs"] = {}
-    if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
-        if old["settings"] != SETTINGS:
-            raise SystemExit(f"{path} holds runs with other settings; move it away first.")
-        content["runs"] = old["runs"]
-    tokenizer = story_tokenizer(SETTINGS["vocab_size"])
-    validation = validation_batches(tokenizer)
-    for seed in range(seeds):
-        batches = None
-        for name, variant in variants().items():
-            runs = content["runs"].setdefault(name, [])
-            if any(run["seed"] == seed for run in runs):
-                continue
-            if time.perf_counter() > until:
-                return
-            batches = batches or list(story_batches(seed, SETTINGS["total_tokens"], tokenizer))
-            runs.append(one_run(variant, seed, batches, validation))
-            print(name, runs[-1]["seed"], runs[-1]["loss"], runs[-1]["seconds"], flush=True)
-            all_runs = [run for runs in content["runs"].values() for run in runs]
-            content["seeds"] = sorted({run["seed"] for run in all_runs})
-            content["processor_seconds"] = round(sum(run["seconds"] for run in all_runs), 1)
-            write("compare", content)
+    validation = validation_batches(tokenizer())
+
+    def run(variant: str, seed: int) -> dict:
+        return one_run(variants()[variant], seed, read_by_all(seed), validation)
+
+    cases = [{"variant": name, "seed": seed} for seed in range(seeds) for name in variants()]
+    what = "validation loss in nats per token after training at equal budget"
+    keep_runs(RESULTS / "compare.json", what, cases, run, **HELD, minutes=minutes)
 
 
-def speed(rounds: int = 4) -> None:
+def pieces(batch: Batch, width: int) -> Batch:
+    """A batch of texts cut into pieces of so many tokens, each a text of its own."""
+    inputs, targets = (
+        torch.cat(F.pad(ids, (0, -ids.shape[1] % width), value=fill).split(width, dim=1))
+        for ids, fill in zip(batch, (0, IGNORED), strict=True)
+    )
+    asked = (targets != IGNORED).any(dim=1)
+    return inputs[asked], targets[asked]
+
+
+@lru_cache(maxsize=1)
+def short_reader(seed: int) -> ModernModel:
+    """A model in Llama's configuration that has read nothing but short pieces."""
+    model, total = ModernModel(variants()["modern"].config, seed=seed), LONGER["total_tokens"]
+    batches = (pieces(b, LONGER["trained_length"]) for b in story_batches(seed, total, tokenizer()))
+    equal_budget_run(model, batches, total)
+    return model
+
+
+@cache
+def long_texts() -> torch.Tensor:
+    """Beginnings of stories, `factor` times as long as the pieces, and one token more."""
+    width = LONGER["factor"] * LONGER["trained_length"] + 1
+    told = stories(seed=0, split="validation")
+    rows = (story_rows([story], tokenizer())[0] for story in told)
+    return torch.tensor(
+        [r[:width] for r in islice((r for r in rows if len(r) >= width), LONGER["texts"])]
+    )
+
+
+@torch.no_grad()
+def loss_by_place(model: ModernModel) -> list[float]:
+    """The mean loss of `long_texts` in each bucket of places."""
+    bills = []
+    for texts in long_texts().split(50):
+        logits = model(texts[:, :-1]).mT  # (texts, vocab_size, places)
+        bills.append(F.cross_entropy(logits, texts[:, 1:], reduction="none"))
+    means = torch.cat(bills).mean(dim=0).unflatten(0, (-1, LONGER["bucket"])).mean(dim=1)
+    return [round(mean, 4) for mean in means.tolist()]
+
+
+def scalings() -> dict[str, dict]:
+    """Each way to read longer texts, as what it changes in a configuration."""
+    more = {"factor": float(LONGER["factor"]), "trained_length": LONGER["trained_length"]}
+    return {
+        "none": {},
+        "window": {"window": LONGER["trained_length"]},
+        "linear": {"rope": Rope(scaling="linear", **more)},
+        "llama3": {"rope": Rope(scaling="llama3", **more)},
+        "yarn": {"rope": Rope(scaling="yarn", high=32.0, **more)},
+    }
+
+
+def one_scaling(scaling: str, seed: int) -> dict:
+    """The loss by place of a model that read short pieces, and after some whole stories more."""
+    trained = short_reader(seed)
+    model = ModernModel(replace(trained.config, **scalings()[scaling]))
+    model.load_state_dict(trained.state_dict())
+    entry = {"before": loss_by_place(model.eval())}
+    train_gently(model, story_batches(seed, 1_000_000, tokenizer()).chunk(9, 0.5))
+    return entry | {"after": loss_by_place(model.eval())}
+
+
+def train_gently(model: ModernModel, batches: Iterable[Batch]) -> None:
+    """A little more training that does not undo the first: at a small, constant rate."""
+    optimizer, done = torch.optim.AdamW(model.parameters(), LONGER["more_rate"]), 0
+    model.train()
+    for batch in batches:
+        modern_loss(model, batch).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        done += int((batch[1] != IGNORED).sum())
+        if done >= LONGER["more_tokens"]:
+            break
+
+
+def longer(minutes: float, seeds: int) -> None:
+    """Every scaling, until the time is over."""
+    cases = [{"scaling": name, "seed": seed} for seed in range(seeds) for name in scalings()]
+    what = "loss by place, past the trained length, before and after some training on whole stories"
+    held = HELD | {"settings": LONGER}
+    keep_runs(RESULTS / "longer.json", what, cases, one_scaling, **held, minutes=minutes)
+
+
+def speed(rounds: int = 6) -> None:
     """Processor seconds of the same four training batches; all variants take turns."""
-    tokenizer = story_tokenizer(SETTINGS["vocab_size"])
-    batches = list(islice(story_batches(0, 1_000_000, tokenizer).chunk(9, 0.5), 4))
+    batches = list(islice(story_batches(0, 1_000_000, tokenizer()).chunk(9, 0.5), 4))
     tokens = sum(int((targets != IGNORED).sum()) for _, targets in batches)
     models = {name: (new_model(v, 0)[1].train(), v) for name, v in variants().items()}
     best = dict.fromkeys(models, float("inf"))
@@ -242,26 +342,26 @@ def speed(rounds: int = 4) -> None:
                 modern_loss(model, batch, variant.balance).backward()
                 model.zero_grad()
             best[name] = min(best[name], time.process_time() - began)
-    content = header("training tokens per processor second, forward and backward, best round")
-    content |= {"rounds": rounds, "tokens_in_a_round": tokens}
+    what = "training tokens per processor second, forward and backward, best round"
+    content = {"what": what, "settings": SETTINGS, "rounds": rounds, "tokens_in_a_round": tokens}
     content["tokens_per_second"] = {name: round(tokens / s) for name, s in best.items()}
-    write("speed", content)
+    write_results(RESULTS / "speed.json", content)
     print(content["tokens_per_second"])
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=("compare", "speed"))
+    parser.add_argument("name", choices=("compare", "longer", "speed"))
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after so many")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    if options.name == "compare":
-        compare(options.minutes, options.seeds)
-    else:
+    if options.name == "speed":
         speed()
+    else:
+        {"compare": compare, "longer": longer}[options.name](options.minutes, options.seeds)
 
 
 if __name__ == "__main__":

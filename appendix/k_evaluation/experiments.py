@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
+import math
 import random
-import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import date
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import islice, product
 from pathlib import Path
@@ -29,9 +27,8 @@ from shared.appendices import (
     price_text,
     rank_auc,
 )
-from shared.artifacts import written_whole
+from shared.experiments import keep_runs
 from shared.instructions import Example, instructions
-from shared.machine import machine_line
 from shared.previous_chapters import (
     END_OF_TEXT,
     BPETokenizer,
@@ -56,9 +53,8 @@ from shared.previous_chapters import (
 )
 from shared.stories import corpus_entropy, stories, story_text
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 SEEDS = (0, 1, 2)
-RUNS: int | None = None  # how many at most in this call; None for all
 
 # --- one model, taught in two ways
 
@@ -293,58 +289,29 @@ def canaries_run(seed: int) -> dict:
 # --- all of them
 
 
-def keep_results(
-    name: str, what: str, settings: dict, cases: Sequence[dict], run: Callable[..., dict]
-) -> None:
-    """Run all cases that the file has not yet, at most RUNS of them, and write it after each."""
-    path = HERE / "results" / f"{name}.json"
-    found = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    settings = json.loads(json.dumps(settings))
-    runs = found["runs"] if found.get("settings") == settings else []
-    for case in islice(missing(cases, list(runs)), RUNS):
-        print(name, case, flush=True)
-        start = time.perf_counter()
-        one = run(**case)
-        runs.append(one | {"seconds": round(time.perf_counter() - start, 1)})
-        content = {
-            "what": what,
-            "command": f"python appendix/k_evaluation/experiments.py {name}",
-            "settings": settings,
-            "machine": machine_line(),
-            "date": str(date.today()),
-            "runs": runs,
-        }
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+Plan = tuple[str, list[dict], Callable[..., dict], dict]  # what, cases, one run, settings
 
 
-def missing(cases: Sequence[dict], runs: Sequence[dict]) -> Iterator[dict]:
-    """The cases that no run has."""
-    for case in cases:
-        if not any(all(run[key] == value for key, value in case.items()) for run in runs):
-            yield case
-
-
-def strides() -> None:
+def strides() -> Plan:
     """Before and after, three seeds; the text differs by seed, too."""
     what = "A long text priced in windows by the story model, and by one taught on running text."
     settings = {"strides": LONG_STRIDES, "read_bytes": 400_000, "asked_bytes": 20_000}
     settings |= {"matrix_rate": 0.01, "table_rate": 0.008}
     cases = [{"taught_on": taught, "seed": seed} for seed in SEEDS for taught in (False, True)]
-    keep_results("strides", what, settings, cases, strides_run)
+    return what, cases, strides_run, settings
 
 
-def tokenizers() -> None:
+def tokenizers() -> Plan:
     """Three vocabularies, three seeds."""
     what = "One text in three tokenizers: nats for the same held-out bytes, by stride of windows."
     entropy = corpus_entropy(1000)
     settings = {"context_length": CONTEXT, "read_bytes": 80_000, "strides": STRIDES}
     settings |= {"asked_bytes": 12_000, "floor_bits_per_byte": entropy.bits_per_byte}
     cases = [{"vocab_size": size, "seed": seed} for seed in SEEDS for size in VOCAB_SIZES]
-    keep_results("tokenizers", what, settings, cases, tokenizers_run)
+    return what, cases, tokenizers_run, settings
 
 
-def contamination() -> None:
+def contamination() -> Plan:
     """Four doses, three seeds."""
     what = "Exam questions of the split 'longer' in the fine-tuning data: what they do, what shows."
     settings = {"exam": EXAM, "planted": 45, "clean": 45, "honest_examples": 200}
@@ -353,26 +320,29 @@ def contamination() -> None:
     settings["before_planted"] = sum(would_answer(*before(), planted))
     settings["before_clean"] = sum(would_answer(*before(), clean))
     cases = [{"copies": copies, "seed": seed} for seed in SEEDS for copies in COPIES]
-    keep_results("contamination", what, settings, cases, contamination_run)
+    return what, cases, contamination_run, settings
 
 
-def canaries() -> None:
+def canaries() -> Plan:
     """Three seeds, all numbers of times within each run."""
     what = "Secrets and lists in an order, planted 0 to 64 times among short stories."
     settings = {"times": TIMES, "each": EACH, "stories": 5000, "secrets_possible": 16**3}
     settings |= {"shuffles": 99, "items_in_list": 6}
-    keep_results("canaries", what, settings, [{"seed": seed} for seed in SEEDS], canaries_run)
+    cases = [{"seed": seed} for seed in SEEDS]
+    return what, cases, canaries_run, settings
 
 
 def main() -> None:
-    global RUNS
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("command", choices=("strides", "tokenizers", "contamination", "canaries"))
-    parser.add_argument("--runs", type=int, help="stop after so many; the next call goes on")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no run after so many"
+    )
     given = parser.parse_args()
-    RUNS = given.runs
-    globals()[given.command]()
+    what, cases, run, settings = globals()[given.command]()
+    path = RESULTS / f"{given.command}.json"
+    keep_runs(path, what, cases, run, settings=settings, minutes=given.minutes)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,10 @@ small one from nothing, except for `synthetic`, which starts from chapter 5's.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import date
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -42,9 +39,8 @@ from shared.appendices import (
     rule_findings,
     temperature_shares,
 )
-from shared.artifacts import written_whole
+from shared.experiments import keep_runs, source_hash
 from shared.instructions import Example, instructions
-from shared.machine import machine_line
 from shared.messages import messages, split_messages
 from shared.previous_chapters import (
     BagOfWords,
@@ -423,39 +419,18 @@ EXPERIMENTS: dict[str, tuple[Run, Sequence[str], Sequence[int], str]] = {
 }
 
 
-def data_hash() -> str:
-    """Twelve digits that change when the course's data do."""
-    packages = (shared.stories, shared.instructions, shared.messages)
-    folders = [Path(package.__file__).parent for package in packages]
-    sources = sorted(p for f in folders for p in f.rglob("*") if p.suffix in (".py", ".tsv"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-
-
-def perform(name: str, until: float) -> None:
+def perform(name: str, minutes: float) -> None:
     """All conditions with all seeds that are not in the file yet, as long as there is time."""
     run, conditions, seeds, what = EXPERIMENTS[name]
-    path = RESULTS / f"{name}.json"
-    found = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    if (found.get("data"), found.get("settings")) != (data_hash(), asdict(SMALL)):
-        found = {"runs": []}  # made with other data or settings: all anew
-    done = {(one["condition"], one["seed"]) for one in found["runs"]}
-    waiting = [(c, seed) for seed in seeds for c in conditions if (c, seed) not in done]
-    for condition, seed in waiting:
-        if time.monotonic() > until:
-            print("time is up; call again to go on")
-            return
-        print(f"{name}: seed {seed}, {condition}", flush=True)
-        found["runs"].append({"condition": condition, "seed": seed, **run(condition, seed)})
-        found |= {
-            "what": what,
-            "command": f"python appendix/l_making_data/experiments.py {name}",
-            "settings": asdict(SMALL),
-            "machine": machine_line(),
-            "date": str(date.today()),
-            "data": data_hash(),
-        }
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    keep_runs(
+        RESULTS / f"{name}.json",
+        what,
+        [{"condition": condition, "seed": seed} for seed in seeds for condition in conditions],
+        lambda condition, seed: run(condition, seed),
+        settings=asdict(SMALL),
+        data=source_hash(shared.stories, shared.instructions, shared.messages),
+        minutes=minutes,
+    )
 
 
 def main() -> None:
@@ -466,7 +441,7 @@ def main() -> None:
     options = parser.parse_args()
     until = time.monotonic() + 60 * options.minutes
     for name in options.names:
-        perform(name, until)
+        perform(name, (until - time.monotonic()) / 60)
 
 
 if __name__ == "__main__":
