@@ -3837,7 +3837,11 @@ class ValueHead(nn.Module):
 
 
 def fit_values(
-    head: ValueHead, optimizer: torch.optim.Optimizer, features: Tensor, returns: Tensor, steps: int = 20
+    head: ValueHead,
+    optimizer: torch.optim.Optimizer,
+    features: Tensor,
+    returns: Tensor,
+    steps: int = 20,
 ) -> float:
     """Bring the guesses nearer to what came. Returns the share of its variance they knew before.
 
@@ -3900,7 +3904,7 @@ class PPO(PolicyTraining):
         self.value_optimizer = torch.optim.Adam(self.value_head.parameters(), rate)
 
     def losses(self, replies: Replies, rewards: Tensor) -> tuple[Callable[[], Tensor], dict]:
-        """Advantages once, from values as they were; then the clipped objective, over all tokens."""
+        """Advantages once, from values as they were; then the clipped objective over all tokens."""
         asked, clip = replies.asked[:, 1:], self.recipe.clip
         old, advantages, notes = ppo_advantages(self, replies, rewards)
 
