@@ -3526,7 +3526,8 @@ def group_advantages(rewards: Tensor, by_std: bool = True) -> Tensor:
     Raises:
         ValueError: another shape.
 
-    Source: DeepSeekMath (2024), section 4.1; for `by_std=False`, Dr. GRPO (2025), section 3.
+    Source: Shao et al. (2024), "DeepSeekMath", section 4.1; for `by_std=False`, Liu et al. (2025),
+    "Understanding R1-Zero-Like Training", section 3.
 
     Example:
         >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), by_std=False).tolist()
@@ -3581,7 +3582,7 @@ def clipped_objective(
     Shape:
         log_probs, old, result: (rows, places); advantages: the same, or (rows, 1).
 
-    Source: PPO (2017), equation 7.
+    Source: Schulman et al. (2017), "Proximal Policy Optimization Algorithms", equation 7.
     """
     # h_preference_tuning.ipynb, "Not too far on old replies"
     ratio = (log_probs - old).exp()
@@ -3596,7 +3597,8 @@ def k3_to_reference(log_probs: Tensor, reference: Tensor) -> Tensor:
     Shape:
         all (rows, places).
 
-    Source: Schulman, Approximating KL divergence (2020); DeepSeekMath (2024), equation 4.
+    Source: Schulman (2020), "Approximating KL Divergence"; Shao et al. (2024), "DeepSeekMath",
+    equation 4.
     """
     # h_preference_tuning.ipynb, "Not too far on old replies"
     log_r = reference - log_probs
@@ -3648,7 +3650,7 @@ def grpo_loss(
         log_probs, old, reference: (rows, places), from `reply_log_probs`; asked: the same, True at
         the replies' tokens; advantages: (rows,). `rows`: what to divide by, if not by their number.
 
-    Source: DeepSeekMath (2024), equation 3.
+    Source: Shao et al. (2024), "DeepSeekMath", equation 3.
     """
     # h_preference_tuning.ipynb, "The recipe and the loss"
     gain = clipped_objective(log_probs, old, advantages[:, None], recipe.clip)

@@ -1,12 +1,13 @@
-"""The comparisons of appendix H, with three seeds each.
+"""The comparisons of appendix H, with three seeds or more each.
 
     python appendix/h_preference_tuning/experiments.py reward_model   how many pairs it needs
     python appendix/h_preference_tuning/experiments.py best_of_n      what n buys, and its price
     python appendix/h_preference_tuning/experiments.py dpo            β, IPO, noise, rounds
+    python appendix/h_preference_tuning/experiments.py confirm        the rounds, on fresh prompts
     python appendix/h_preference_tuning/experiments.py grpo           right or wrong as the reward
     python appendix/h_preference_tuning/experiments.py ppo            against a learned reward
     python appendix/h_preference_tuning/experiments.py hack           a reward that can be cheated
-    python appendix/h_preference_tuning/experiments.py all            the six; some hours
+    python appendix/h_preference_tuning/experiments.py all            all seven; some hours
 
 Each writes results/NAME.json after every run and goes on where it was stopped. With --minutes it
 stops by itself.
@@ -59,6 +60,7 @@ from shared.appendices import (
     reply_rewards,
     run_policy,
     sample_replies,
+    task_accuracy,
     train_dpo,
     train_reward_model,
     win_rate,
@@ -267,6 +269,42 @@ def dpo(minutes: float) -> None:
         minutes=minutes,
         task_accuracy_before=start()[2].task_accuracy,
         note="loss, chosen, rejected, right: means of the last ten steps, on training pairs",
+    )
+
+
+FRESH_SEEDS = (3, 4, 5, 6, 7)
+FRESH = 1  # the seed of prompts and exam questions that no recipe was chosen on
+
+
+@lru_cache(maxsize=1)
+def fresh_opponent() -> tuple[Opponent, float]:
+    """The SFT model on fresh prompts, and its share of a fresh and larger exam."""
+    model, tokenizer, _ = start()
+    other = make_opponent(model, tokenizer, 2 * HELD_OUT, seed=FRESH)
+    return other, task_accuracy(model, tokenizer, 100, seed=FRESH)
+
+
+def confirmed(seed: int) -> dict:
+    """The rounds once more, on fresh prompts and exam questions."""
+    other, accuracy = fresh_opponent()
+    policy, _ = in_rounds(replace(ROUND_RECIPE, seed=seed), 3, seed)
+    found = measure_against(other, policy, seed=seed + 1)
+    after = task_accuracy(policy, other.tokenizer, 100, seed=FRESH)
+    return found | {"task_accuracy": after, "task_lost": 100 * (accuracy - after)}
+
+
+def confirm(minutes: float) -> None:
+    """What the chosen recipe wins where nothing was chosen."""
+    keep_runs(
+        RESULTS / "confirm.json",
+        "DPO in three rounds on seeds, prompts and exam questions that no recipe was chosen on",
+        [{"seed": seed} for seed in FRESH_SEEDS],
+        confirmed,
+        settings={"rounds": asdict(ROUND_RECIPE), "prompts": DPO_PROMPTS, "replies": REPLIES}
+        | {"held_out": 2 * HELD_OUT, "exam": "100 questions of each family"},
+        data=DATA,
+        minutes=minutes,
+        task_accuracy_before=fresh_opponent()[1],
     )
 
 
@@ -494,6 +532,7 @@ EXPERIMENTS: dict[str, Callable[[float], None]] = {
     "reward_model": reward_model,
     "best_of_n": best_of_n,
     "dpo": dpo,
+    "confirm": confirm,
     "grpo": grpo,
     "ppo": ppo,
     "hack": hack,
