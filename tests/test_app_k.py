@@ -571,9 +571,3 @@ def test_secrets_are_planted_as_often_as_said(tokenizer):
     texts = [tokenizer.decode(row[1:-1]) for row in rows]
     assert sorted(t for t in texts if t.startswith("The secret of")) == sorted(told)
     assert len(told) == 3 * (1 + 4 + 16 + 64)
-
-
-def test_missing_cases_are_those_not_run():
-    missing = loaded("experiments").missing
-    cases = [{"seed": 0, "n": 1}, {"seed": 1, "n": 1}]
-    assert list(missing(cases, [{"seed": 0, "n": 1, "found": 3}])) == [{"seed": 1, "n": 1}]
