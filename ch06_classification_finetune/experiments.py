@@ -190,6 +190,8 @@ def main() -> None:
         settings=BASE,
         data=source_hash(shared.stories, shared.messages),
         minutes=parser.parse_args().minutes,
+        stories=source_hash(shared.stories),  # the notebook shows them
+        messages=source_hash(shared.messages),
     )
 
 
