@@ -9,14 +9,11 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import random
 import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from datetime import date
 from itertools import islice
 from pathlib import Path
 
@@ -25,8 +22,8 @@ import torch
 
 import shared.stories
 from shared.artifacts import written_whole
+from shared.experiments import keep_runs, source_hash
 from shared.figures import BLUE, GREY, RED, use_style
-from shared.machine import machine_line
 from shared.previous_chapters import (
     END_OF_TEXT,
     IGNORED,
@@ -77,8 +74,7 @@ for rate in (0.002, 0.004, 0.008):
 
 def stories_hash() -> str:
     """Twelve digits that change when the story world does."""
-    sources = sorted(Path(shared.stories.__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+    return source_hash(shared.stories)
 
 
 def short_stories(tokenizer: BPETokenizer, count: int = 200, seed: int = 0) -> list[Story]:
@@ -139,28 +135,16 @@ def run(condition: str, seed: int) -> dict:
 
 def ingredients() -> None:
     """All conditions with all seeds that are not in the file yet."""
-    found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {"runs": []}
-    settings = json.loads(json.dumps(asdict(BASE)))  # tuples become lists, as in the file
-    if (found.get("stories"), found.get("settings")) != (stories_hash(), settings):
-        found = {"runs": []}  # made with other stories or settings: all anew
-    done = {(one["condition"], one["seed"]) for one in found["runs"]}
-    for seed in SEEDS:
-        for condition in CONDITIONS:
-            if (condition, seed) in done:
-                continue
-            print(f"seed {seed}, {condition}", flush=True)
-            found["runs"].append(run(condition, seed))
-            found |= {
-                "what": "What teaches a small model to copy? One thing is changed at a time.",
-                "command": "python ch05_pretraining/experiments.py ingredients",
-                "settings": settings,
-                "asked": f"200 held-out stories of at most {LONGEST} tokens",
-                "machine": machine_line(),
-                "date": str(date.today()),
-                "stories": stories_hash(),
-            }
-            with written_whole(RESULTS) as temporary:
-                temporary.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    keep_runs(
+        RESULTS,
+        "What teaches a small model to copy? One thing is changed at a time.",
+        [{"condition": condition, "seed": seed} for seed in SEEDS for condition in CONDITIONS],
+        run,
+        settings=asdict(BASE),
+        data=stories_hash(),
+        asked=f"200 held-out stories of at most {LONGEST} tokens",
+        stories=stories_hash(),  # the notebook shows it
+    )
 
 
 # --- the picture for the README

@@ -39,7 +39,8 @@ def keep_runs(
     `more` stands in the file as it is. After `minutes` no further run begins.
 
     Raises:
-        ValueError: the file holds runs with other settings or data; it is left as it is.
+        ValueError: the file is damaged, or holds runs with other settings or data; it is left as
+            it is.
 
     Example:
         >>> cases = [{"rate": rate, "seed": seed} for seed in (0, 1, 2) for rate in (0.01, 0.02)]
@@ -69,10 +70,17 @@ def as_read(content: object) -> object:
 
 
 def runs_so_far(path: Path, head: dict) -> list[dict]:
-    """The runs in a file. Raises: ValueError, if they were made under other settings."""
+    """The runs in a file. Raises: ValueError, if it is damaged or made under other settings."""
     if not path.exists():
         return []
-    found = json.loads(path.read_text("utf-8"))
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        found["runs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no results file ({error!r:.80}): it is empty, damaged or something else. "
+            "Restore it (git checkout), or move it away to begin anew, and call again."
+        ) from error
     if other := [name for name in HELD if found.get(name) != head[name]]:
         raise ValueError(
             f"{path} holds runs with other {' and '.join(other)} than those of this call, so "

@@ -950,16 +950,16 @@ def test_runs_are_kept_but_not_those_of_other_settings(experiments, tmp_path, mo
     monkeypatch.setattr(experiments, "RESULTS", tmp_path / "results.json")
     monkeypatch.setattr(experiments, "SEEDS", (0,))
     ran = []
-    monkeypatch.setattr(
-        experiments, "run", lambda name, seed: ran.append(name) or {"condition": name, "seed": seed}
-    )
+    monkeypatch.setattr(experiments, "run", lambda condition, seed: ran.append(condition) or {})
     conditions = list(experiments.CONDITIONS)
     experiments.ingredients()
     experiments.ingredients()
     assert ran == conditions, "the second call finds all"
     monkeypatch.setattr(experiments, "BASE", dataclasses.replace(experiments.BASE, copying=0.25))
-    experiments.ingredients()
-    assert ran == 2 * conditions, "with another recipe, the old runs are no answer"
+    before = experiments.RESULTS.read_bytes()
+    with pytest.raises(ValueError, match="other settings"):
+        experiments.ingredients()
+    assert ran == conditions and experiments.RESULTS.read_bytes() == before, "another recipe"
 
 
 # --- the story model

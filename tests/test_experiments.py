@@ -64,6 +64,15 @@ def test_other_settings_or_data_are_refused_and_the_file_is_left(tmp_path, other
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("damaged", ["", '{"runs": [', "[]", '{"what": "a recipe"}', "\xff"])
+def test_a_damaged_file_is_refused_and_left(tmp_path, damaged):
+    path = tmp_path / "rates.json"
+    path.write_bytes(damaged.encode("latin-1"))
+    with pytest.raises(ValueError, match="rates.json is no results file.*Restore it"):
+        keep_runs(path, "?", CASES, train, settings={})
+    assert path.read_bytes() == damaged.encode("latin-1")
+
+
 def test_no_run_begins_after_the_time(tmp_path, capsys):
     assert keep_runs(tmp_path / "a.json", "?", CASES, train, settings={}, minutes=-1) == []
     assert "goes on from here" in capsys.readouterr().out

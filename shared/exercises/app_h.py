@@ -6,19 +6,14 @@ import math
 
 import torch
 
-from shared.exercises.checking import exercise, expect, expect_error, expect_same, expect_tensor
-
-
-def _number(given, what: str) -> float:
-    """A number, also one in a tensor or an array of its own."""
-    if getattr(given, "ndim", None) == 0:
-        given = given.item()
-    expect(
-        isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given),
-        f"{what}: return a number; you return {given!r:.60}.",
-    )
-    return float(given)
-
+from shared.exercises.checking import (
+    exercise,
+    expect,
+    expect_error,
+    expect_number,
+    expect_same,
+    expect_tensor,
+)
 
 # H.1
 
@@ -91,7 +86,7 @@ def _expect_best(answer, reference, rewards, budget: float, told: str) -> None:
         f"{told}: {str((odd or [0])[0]):.20} is no chance. (Where exp grows too large, take the "
         "highest reward away from all of them first: it changes nothing.)",
     )
-    policy = [_number(p, f"{told}: a chance") for p in given]
+    policy = [expect_number(p, f"{told}: a chance") for p in given]
     expect(abs(sum(policy) - 1) < 1e-4, f"{told}: the chances add up to {sum(policy):.4f}.")
     away, backwards = _nats(policy, reference), math.inf
     if all(p > 0 for p in policy):
@@ -337,7 +332,10 @@ def _expect_table(given, pair, told: str) -> None:
             not isinstance(one, float) or math.isfinite(one),
             f"{what} is {one}. What the policy never writes is never drawn: leave it out.",
         )
-        first, second = _number(two[0], what), _number(two[1], f'{told}: the spread of "{name}"')
+        first, second = (
+            expect_number(two[0], what),
+            expect_number(two[1], f'{told}: the spread of "{name}"'),
+        )
         expect(
             first > -1e-6,
             f"{what}: {first:.4f}. A distance is not below 0 on average: the policy draws the "
@@ -387,7 +385,7 @@ def equal_length(dice, answer):
 
 
 def _expect_rate(answer, wins, longer, wanted: float, told: str) -> None:
-    given = _number(answer(list(wins), list(longer)), told)
+    given = expect_number(answer(list(wins), list(longer)), told)
     expect(0 <= given <= 1, f"{told}: {given:.4f}, which is no rate. Return σ(a), not a.")
     won, words = torch.tensor(wins).double(), torch.tensor(longer).double()
     raw = won.mean().item()

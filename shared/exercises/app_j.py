@@ -8,19 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from shared.exercises.checking import exercise, expect, expect_error
-
-
-def _number(given, what: str) -> float:
-    """A number, also one in a tensor or an array of its own."""
-    if getattr(given, "ndim", None) == 0:
-        given = given.item()
-    expect(
-        isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given),
-        f"{what}: return a number; you return {given!r:.60}.",
-    )
-    return float(given)
-
+from shared.exercises.checking import exercise, expect, expect_error, expect_number
 
 # J.1
 
@@ -88,7 +76,7 @@ def _expect_cards(given, wanted: int | None, told: str) -> None:
         )
         return
     expect(given is not None, f"{told}: you return None, but {wanted} would be enough.")
-    number = _number(given, told)
+    number = expect_number(given, told)
     expect(number == int(number), f"{told}: {number:.2f} cards; there are only whole ones.")
     expect(number == wanted, f"{told}: {int(number)}, expected {wanted}.")
 
@@ -127,7 +115,7 @@ def _shares(answer, count, ranks, epoch, seed) -> list[list[int]]:
             hasattr(rows, "__len__") and not isinstance(rows, str | dict),
             f"return a list of row numbers; you return {rows!r:.40}.",
         )
-        numbers = [_number(row, f"{told}: a row's number") for row in rows]
+        numbers = [expect_number(row, f"{told}: a row's number") for row in rows]
         wild = [row for row in numbers if row != int(row) or not 0 <= row < count]
         expect(not wild, f"{told}: rank {rank} should read row {(wild or [0])[0]:g}.")
         shares.append([int(row) for row in numbers])
@@ -204,7 +192,7 @@ def _order(given, stage: int, bites: int, told: str) -> list[tuple[str, int]]:
         f'{told}: stage {stage} should get a list such as [("F", 0), ("B", 0)]; you return '
         f"{given!r:.60}.",
     )
-    order = [(kind, int(_number(bite, "the number of a bite"))) for kind, bite in given]
+    order = [(kind, int(expect_number(bite, "the number of a bite"))) for kind, bite in given]
     for kind, name in (("F", "forward"), ("B", "backward")):
         done = sorted(bite for k, bite in order if k == kind)
         expect(
@@ -323,8 +311,8 @@ def _expect_cheapest(answer, loss: float, served: float, law: dict, told: str) -
         hasattr(given, "__len__") and not isinstance(given, str | dict) and len(given) == 2,
         f"{told}: return two numbers, parameters and tokens; you return {given!r:.60}.",
     )
-    size = _number(given[0], f"{told}: the parameters")
-    tokens = _number(given[1], f"{told}: the tokens")
+    size = expect_number(given[0], f"{told}: the parameters")
+    tokens = expect_number(given[1], f"{told}: the tokens")
     expect(
         size > 0 and tokens > 0,
         f"{told}: {size:.4g} parameters and {tokens:.4g} tokens; both must be above 0.",

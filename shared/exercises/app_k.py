@@ -6,24 +6,13 @@ import math
 
 import torch
 
-from shared.exercises.checking import exercise, expect, expect_same
-
-
-def _number(given, what: str) -> float:
-    """A number, also one in a tensor or an array of its own."""
-    if getattr(given, "ndim", None) == 0:
-        given = given.item()
-    expect(
-        isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given),
-        f"{what}: return a number; you return {given!r:.60}.",
-    )
-    return float(given)
+from shared.exercises.checking import exercise, expect, expect_number, expect_same
 
 
 @exercise("K.1", "A test that flips signs")
 def flips(dice, answer):
     """`answer(differences) -> p`."""
-    given = _number(answer([1.0, 2.0, 3.0]), "the example by hand")
+    given = expect_number(answer([1.0, 2.0, 3.0]), "the example by hand")
     expect(
         abs(given - 1 / 8) > 1e-9,
         "the example by hand: 0.125, expected 0.25. Sums as far below 0 count, too.",
@@ -34,13 +23,13 @@ def flips(dice, answer):
         "far, not further.",
     )
     expect_same(given, 0.25, "the example by hand")
-    given = _number(answer([0.1, 0.2, 0.3, -0.6]), "0.1, 0.2, 0.3 and -0.6, whose sum is 0")
+    given = expect_number(answer([0.1, 0.2, 0.3, -0.6]), "0.1, 0.2, 0.3 and -0.6, whose sum is 0")
     expect_same(given, 1.0, "0.1, 0.2, 0.3 and -0.6, whose sum is 0")
     for size in (4, 7, 9):
         drawn = [round(x + 0.7, 1) for x in torch.randn(size, generator=dice).tolist()]
         for differences in (drawn, [-d for d in drawn], [0.0, *drawn[1:]]):
             told = f"p of {[round(d, 1) for d in differences]}"
-            given = _number(answer(list(differences)), told)
+            given = expect_number(answer(list(differences)), told)
             expect(0 <= given <= 1, f"{told}: {given}, which is no share.")
             wanted = _flipped(differences)
             expect(
@@ -71,14 +60,14 @@ def scorer(dice, answer):
         for line, following in enumerate(row[1:]):
             sure[line, following] = 60.0
         case = f"a context of {before} ids and a choice of {after}"
-        given = _number(answer(sure.clone(), list(context), list(choice)), case)
+        given = expect_number(answer(sure.clone(), list(context), list(choice)), case)
         expect(
             abs(given) < 1e-3,
             f"{case}, and a model that is certain of each next id: the choice should be free, and "
             f"costs {given:.1f} nats.",
         )
         logits = torch.randn(len(row), vocab, generator=dice)
-        given = _number(answer(logits.clone(), list(context), list(choice)), case)
+        given = expect_number(answer(logits.clone(), list(context), list(choice)), case)
         lines = range(before - 1, before + after - 1)
         each = [
             (logits[i].exp().sum().log() - logits[i, row[i + 1]]).item() for i in lines
@@ -123,7 +112,7 @@ def needed(dice, answer):
 
 
 def _whole(given, what: str) -> int:
-    number = _number(given, what)
+    number = expect_number(given, what)
     expect(number == int(number), f"{what}: {number:.2f} questions; round up to a whole number.")
     return int(number)
 
@@ -171,5 +160,5 @@ def _expect_counts(given, wanted: dict, told: str) -> None:
     expect(isinstance(given, dict), f"return a dict; you return a {type(given).__name__}.")
     for name, many in wanted.items():
         expect(name in given, f'the dict has no "{name}"; it has {", ".join(map(str, given))}.')
-        value = _number(given[name], f'"{name}"')
+        value = expect_number(given[name], f'"{name}"')
         expect(value == many, f'{told}: "{name}" is {given[name]}, expected {many}.')

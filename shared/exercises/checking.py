@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import importlib
 import linecache
+import math
 import random
 import traceback
 from collections.abc import Callable, Iterator
@@ -120,6 +121,17 @@ def expect_tensor(given: Any, shape: tuple[int, ...], what: str) -> None:
         raise Wrong(f"{what}: of shape {tuple(given.shape)}, expected {shape}.")
     if not all(_is_finite(x) for x in given.detach().double().flatten().tolist()):
         raise Wrong(f"{what}: holds a nan or an infinity.")
+
+
+def expect_number(given: Any, what: str) -> float:
+    """A finite number, also one in a tensor or an array of its own; or the check fails."""
+    if getattr(given, "ndim", None) == 0:
+        given = given.item()
+    expect(
+        isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given),
+        f"{what}: return a number; you return {given!r:.60}.",
+    )
+    return float(given)
 
 
 def expect_error(kind: type[Exception], call: Callable[[], Any], otherwise: str) -> str:
