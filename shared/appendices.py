@@ -261,6 +261,7 @@ __all__ = [
     "Replies",
     "REPLY_ROOM",
     "as_replies",
+    "check_drawing",
     "sample_replies",
     "last_features",
     "reply_chances",
@@ -2947,6 +2948,17 @@ def as_replies(
     return Replies(token_ids.to(device), asked.to(device), texts, list(prompt))
 
 
+def check_drawing(prompts: int, per_prompt: int, max_new_tokens: int, temperature: float) -> None:
+    """Raise ValueError if there is nothing to draw, or if it could not be drawn like this."""
+    # h_preference_tuning.ipynb, "Replies in groups"
+    check_sampling(temperature, None, None)
+    if min(prompts, per_prompt, max_new_tokens) < 1:
+        raise ValueError(
+            f"{prompts} prompts, {per_prompt} replies to each, max_new_tokens={max_new_tokens}: "
+            "expected one or more of each."
+        )
+
+
 def sample_replies(
     model: GPTModel,
     tokenizer: BPETokenizer,
@@ -2960,9 +2972,10 @@ def sample_replies(
 ) -> Replies:
     """Draw replies to each prompt, from dice of their own; those to one prompt stand together.
 
-    Raises: as `prompt_ids`.
+    Raises: as `prompt_ids` and `check_drawing`.
     """
     # h_preference_tuning.ipynb, "Replies in groups"
+    check_drawing(len(prompts), per_prompt, max_new_tokens, temperature)
     given = [as_messages(p) if isinstance(p, Example) else p for p in prompts]
     given = [prompt_ids(p, tokenizer, model.config.context_length) for p in given]
     order = sorted(range(len(given)), key=lambda i: len(given[i]))
@@ -3292,9 +3305,11 @@ def train_reward_model(
     """A reward model that starts as `gpt` and learns which replies have more points; its losses.
 
     Shape:
-        points: (prompts, replies of each), of `replies` in their order.
+        points: (prompts, replies of each), of the first of `replies`. ValueError, if not.
     """
     # h_preference_tuning.ipynb, "The loop"
+    if points.dim() != 2 or points.numel() > len(replies):
+        raise ValueError(f"points of shape {tuple(points.shape)} for {len(replies)} replies.")
     reward, copies, losses = RewardModel(gpt).train(), points.shape[1], []
     optimizer = torch.optim.AdamW(reward.parameters(), weight_decay=0.0)
     useful = [i for i, row in enumerate(points.tolist()) if max(row) > min(row)]
@@ -3500,8 +3515,13 @@ def train_dpo(
 
     Returns it with a line for each step: `loss`, the means of the log-ratios of `chosen` and
     `rejected`, and of `right`, whether the margin is above 0.
+
+    Raises:
+        ValueError: no pairs.
     """
     # h_preference_tuning.ipynb, "The trainer"
+    if not pairs:
+        raise ValueError("no pairs to learn from: are there prompts with different replies?")
     recipe, used = recipe or DPORecipe(), sorted({row for pair in pairs for row in pair})
     given = torch.zeros(len(replies), device=replies.token_ids.device)
     given[used] = reply_totals(reference, replies.rows(used))
@@ -3623,6 +3643,13 @@ class PolicyRecipe:
     max_new_tokens: int = 40
     max_norm: float = 1.0  # a longer gradient is shortened to this length
     seed: int = 0  # of the replies
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.prompts, self.group, self.epochs) < 1 or self.clip <= 0:
+            raise ValueError(
+                f"steps={self.steps}, prompts={self.prompts}, group={self.group}, "
+                f"epochs={self.epochs}, clip={self.clip}: expected 1 or more, and a clip above 0."
+            )
 
 
 @dataclass(frozen=True)
@@ -5545,12 +5572,15 @@ def fit_loss_law(
     """The law with the least mean squared relative error; with `irreducible`, E is held there.
 
     Raises:
-        ValueError: fewer runs than the law has unknowns, or no law with positive terms fits.
+        ValueError: fewer runs than the law has unknowns, one that is no run, or no law with
+            positive terms fits.
     """
     # j_scaling.ipynb, "One curve through all runs"
     n, d, y = (torch.as_tensor(list(v), dtype=torch.float64) for v in (weights, tokens, losses))
     if not len(n) == len(d) == len(y) >= (5 if irreducible is None else 4):
         raise ValueError(f"{len(n)} sizes, {len(d)} tokens, {len(y)} losses: give 5 runs or more.")
+    if not all((v > 0).all() and v.isfinite().all() for v in (n, d, y)):
+        raise ValueError("a size, a number of tokens or a loss is not above 0, or not finite.")
     units = n.log().mean().exp(), d.log().mean().exp()
     (alpha, beta), (e, a, b) = best_powers(n / units[0], d / units[1], y, irreducible)
     return LossLaw(e, a * units[0].item() ** alpha, alpha, b * units[1].item() ** beta, beta)

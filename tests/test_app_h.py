@@ -619,3 +619,30 @@ def test_a_model_measured_against_itself(tokenizer):
     assert other.points.shape == (3, 2) and found["task_lost"] == 0
     assert abs(found["kl"]) < 1e-3 and set(found["rules"]) == set(PREFERENCE_RULES)
     assert torch.equal(other.points, reply_points(other.examples, other.replies))
+
+
+# What cannot be done is said
+
+
+@pytest.mark.parametrize(
+    ("count", "wrong", "told"),
+    [
+        (0, {}, "0 prompts"),
+        (2, {"per_prompt": 0}, "0 replies to each"),
+        (2, {"max_new_tokens": 0}, "max_new_tokens=0"),
+        (2, {"temperature": -1.0}, "temperature=-1.0"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(tokenizer, count, wrong, told):
+    prompts = preference_prompts(count)
+    with pytest.raises(ValueError, match=told):
+        sample_replies(small_model(tokenizer), tokenizer, prompts, **wrong)
+
+
+def test_no_pairs_and_points_of_other_replies_are_refused(tokenizer):
+    model, replies = small_model(tokenizer), three_replies()
+    with pytest.raises(ValueError, match="no pairs"):
+        train_dpo(model, replies, [])
+    for points in (torch.ones(2, 2), torch.ones(3)):  # too many; not by prompt
+        with pytest.raises(ValueError, match="for 3 replies"):
+            train_reward_model(model, replies, points)

@@ -315,3 +315,11 @@ def test_longer_replies_than_asked_are_not_read(model: GPTModel, tokenizer: BPET
     width = part.shape[1]
     assert torch.allclose(whole[[0, 4], :width], part, atol=1e-5)
     assert next(instructions(0)).family  # the stream is there, and not used up by the above
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"prompts": 0}, {"group": 0}, {"clip": 0.0}])
+def test_a_recipe_without_steps_replies_or_clip_is_refused(wrong):
+    name, value = next(iter(wrong.items()))
+    for recipe in (GRPORecipe, PPORecipe):
+        with pytest.raises(ValueError, match=f"{name}={value}.*expected"):
+            recipe(**wrong)

@@ -236,6 +236,13 @@ def test_the_linear_part_is_least_squares():
 def test_the_fit_refuses_too_little_and_the_impossible():
     with pytest.raises(ValueError, match="5 runs"):
         fit_loss_law(SIZES[:4], TOKENS[:4], [3.0, 2.0, 1.5, 1.2])
+    for wrong in (0, -1.0, math.nan, math.inf):
+        runs = [list(SIZES[:5]), list(TOKENS[:5]), [3.0, 2.0, 1.5, 1.2, 1.1]]
+        for column in runs:
+            kept, column[2] = column[2], wrong
+            with pytest.raises(ValueError, match="not above 0, or not finite"):
+                fit_loss_law(*runs)
+            column[2] = kept
     with pytest.raises(ValueError, match="positive"):  # larger is worse, longer is worse
         fit_loss_law(*zip(*PLACES, strict=True), [n * d for n, d in PLACES])
 
